@@ -1,0 +1,70 @@
+# Everything runs in .venv, which `make setup` fills with the versions of constraints.txt.
+# Without make: README.md lists the same commands.
+
+SCALE ?= smoke
+SEEDS ?= 3
+CHAPTERS ?=
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+  $(shell $(p) -c 'import sys; print("$(p)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)) python3)
+
+BIN := .venv/bin
+STAMP := .venv/complete
+TOOLS := $(BIN)/python -m course_tools
+CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
+
+.PHONY: help setup course book run publish repeats golden check test bench address clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | \
+	  awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'SCALE is smoke, cpu or gpu. CHAPTERS is a list such as "01 02" or ladder/03_stem; all if left out.'
+
+setup: $(STAMP) ## fill .venv with what the course needs (the other targets do it too)
+
+$(STAMP): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("The course needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Install one, then: make setup PYTHON=/path/to/python3.11")'
+	@echo "Setting up .venv with $$($(PYTHON) --version); this takes a few minutes, once."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+course: setup ## execute every chapter on built-in data, then build the book
+	$(TOOLS) run --scale smoke $(CHOSEN)
+	$(TOOLS) book
+
+book: setup ## build the book from the published notebooks
+	$(TOOLS) book
+
+run: setup ## execute chapters at a scale: make run SCALE=cpu CHAPTERS=01
+	$(TOOLS) run --scale $(SCALE) $(CHOSEN)
+
+publish: setup ## run chapters at the cpu scale and store their outputs and records
+	$(TOOLS) publish $(CHOSEN)
+
+repeats: setup ## run chapters with further seeds and store their records: SEEDS=3
+	$(TOOLS) repeats --seeds $(SEEDS) $(CHOSEN)
+
+golden: setup ## refresh the golden runs that the tests compare with
+	$(TOOLS) golden $(CHOSEN)
+
+check: setup ## say which outputs, records and golden runs are stale
+	$(TOOLS) check
+
+test: setup ## run every check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(TOOLS) check
+	$(TOOLS) address --check
+	$(BIN)/python -m pytest
+
+bench: setup ## measure the speed ratios that the course promises
+	$(TOOLS) bench
+
+address: setup ## copy the repository's address from _config.yml to where it is used
+	$(TOOLS) address
+
+clean: ## remove build and .venv; data stays
+	rm -rf build .venv *.egg-info

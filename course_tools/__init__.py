@@ -1,0 +1,1 @@
+"""What looks after the course: running, publishing, checking. No chapter imports it."""

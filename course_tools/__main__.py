@@ -1,0 +1,81 @@
+"""The course's command line: python -m course_tools COMMAND. The Makefile calls the same commands."""
+
+import argparse
+import sys
+
+from course_tools.chapters import UserError, project_root
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m course_tools", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, chapters: bool = False) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        if chapters:
+            text = "such as 01, 01_plain_cnn or ladder/01_plain_cnn; all if left out"
+            added.add_argument("--chapters", nargs="*", metavar="CHAPTER", help=text)
+        return added
+
+    added = command("run", "execute chapters into build/runs; nothing stored changes", True)
+    added.add_argument("--scale", default="smoke", help="smoke (default), cpu or gpu")
+    added.add_argument("--seed", type=int, default=0)
+    command("publish", "run chapters at the cpu scale and store outputs and records", True)
+    added = command("repeats", "run chapters with further seeds and store their records", True)
+    added.add_argument("--seeds", type=int, default=3, help="seeds in all, the published 0 included")
+    command("golden", "make the golden runs of chapters in tests/golden", True)
+    command("check", "say which outputs, records and golden runs are stale")
+    added = command("address", "copy the repository's address from _config.yml to where it is used")
+    added.add_argument("--check", action="store_true", help="only say which files differ")
+    command("book", "build the book from the published notebooks")
+    added = command("bench", "measure the speed ratios that the course promises")
+    added.add_argument("--quick", action="store_true", help="fewer images and repeats")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 all is well, 1 something failed or is stale, 2 a mistake in the command."""
+    options = _parser().parse_args(arguments)
+    try:
+        root = project_root()
+        if options.command == "check":
+            from course_tools.staleness import check
+
+            return _report(check(root), "Everything stored was made by the code as it is now.")
+        if options.command == "address":
+            from course_tools.address import address
+
+            files = address(root, write=not options.check)
+            if not options.check:
+                print("\n".join(f"{file}: mended" for file in files) or "Nothing to mend.")
+                return 0
+            lines = [f"{file}: its address is not that of _config.yml. make address" for file in files]
+            return _report(lines, "The address is the same everywhere.")
+        if options.command == "book":
+            from course_tools.book import book
+
+            return book(root)
+        if options.command == "bench":
+            from course_tools.bench import bench
+
+            return bench(quick=options.quick)
+
+        from course_tools import runs
+
+        if options.command == "run":
+            return runs.run(root, options.scale, options.chapters, options.seed)
+        if options.command == "repeats":
+            return runs.repeats(root, options.chapters, options.seeds)
+        return {"publish": runs.publish, "golden": runs.golden}[options.command](root, options.chapters)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _report(problems: list[str], well: str) -> int:
+    print("\n".join(problems) or well)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""Run chapters with papermill: to try them, to publish them, to repeat them, to make golden runs."""
+
+import copy
+import os
+import re
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from course_tools.chapters import (
+    chapter_path,
+    check_scale,
+    choose_chapters,
+    fingerprint,
+    golden_path,
+    read_notebook,
+    records_of,
+    tags,
+    write_notebook,
+)
+
+# Golden runs take the same path through torch on any x86-64 machine, with or without a GPU
+GOLDEN_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",
+    "TQDM_DISABLE": "1",
+}
+
+
+@dataclass
+class Outcome:
+    """How one chapter went: status, seconds of wall time, final figures, what went wrong."""
+
+    chapter: str
+    status: str
+    seconds: float
+    figures: str = ""
+    error: str = ""
+
+
+def modules_fingerprint() -> str:
+    """The fingerprint of the modules that decide what is trained."""
+    from course_utils.records import modules_fingerprint
+
+    return modules_fingerprint()
+
+
+@contextmanager
+def environment(**values: str):
+    """Set environment variables for a while; a kernel started inside inherits them."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def execute(
+    root: Path, chapter: str, scale: str, seed: int, output: Path, results: Path, modules: str, **env
+) -> Outcome:
+    """Run one chapter into the notebook `output`, its records going to `results`.
+
+    An error in the chapter does not raise: the outcome says which cell failed and how.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    source = chapter_path(root, chapter)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    start, wall = time.perf_counter(), time.time()
+    try:
+        training = fingerprint(read_notebook(source), figures=False)
+        code = f"{modules[:12]}-{training[:12]}"
+        paths = [str(root), os.environ.get("PYTHONPATH", "")]
+        values = {
+            "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
+            "COURSE_RESULTS": str(results),
+            "COURSE_CHECKPOINTS": str(root / "build/checkpoints" / scale / code),
+            "COURSE_CODE": training,
+            "TQDM_DISABLE": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
+        with environment(**(values | env)):
+            papermill.execute_notebook(
+                str(source),
+                str(output),
+                parameters={"scale": scale, "seed": seed},
+                kernel_name="python3",
+                cwd=str(source.parent),
+                progress_bar={"desc": f"  {chapter}", "leave": False, "position": 1},
+            )
+    except PapermillExecutionError as error:
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
+        cell = "\n".join(f"    {line}" for line in error.source.splitlines()[:25])
+        tail = "\n".join(f"    {line}" for line in trace[-12:])
+        text = f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{cell}\n\n{tail}"
+        return Outcome(chapter, "failed", time.perf_counter() - start, error=text)
+    except Exception as error:  # A kernel that died, a cell that does not parse: the others still run
+        text = f"{type(error).__name__}: {error}"
+        return Outcome(chapter, "failed", time.perf_counter() - start, error=text)
+    seconds = time.perf_counter() - start
+    figures = []
+    for name, record in records_of(results, chapter, f"{scale}-*-seed{seed}.json").items():
+        if (results / chapter / f"{name}.json").stat().st_mtime >= wall - 1:
+            figures.append(f"{record['run']} {100 * record['val_accuracy']:.1f} %")
+    return Outcome(chapter, "done", seconds, ", ".join(figures))
+
+
+def print_table(outcomes: list[Outcome]) -> None:
+    """Errors first, then one line for each chapter."""
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"\n{outcome.chapter}: {outcome.error}")
+    width = max(len(outcome.chapter) for outcome in outcomes)
+    print(f"\n{'chapter':{width}}  {'status':9}  {'seconds':>7}  validation accuracy, by run")
+    for o in outcomes:
+        print(f"{o.chapter:{width}}  {o.status:9}  {o.seconds:7.0f}  {o.figures}")
+
+
+def _each(chapters: list[str], work) -> int:
+    """Do the work for each chapter below a progress bar; then the table; 1 if a chapter failed."""
+    outcomes = []
+    try:
+        with tqdm(chapters, unit="chapter", desc="chapters", position=0) as bar:
+            for chapter in bar:
+                outcomes.append(work(chapter))
+                if outcomes[-1].error:
+                    bar.write(f"{chapter}: failed")
+    except KeyboardInterrupt:
+        left = chapters[len(outcomes) :]
+        outcomes += [Outcome(left[0], "stopped", 0)] + [Outcome(c, "not run", 0) for c in left[1:]]
+    print_table(outcomes)
+    return int(any(outcome.status not in ("done", "published") for outcome in outcomes))
+
+
+def run(root: Path, scale: str, words: list[str] | None = None, seed: int = 0) -> int:
+    """Execute chapters into build/runs/<scale>; notebooks and published records stay as they are."""
+    folder = root / "build/runs" / check_scale(scale)
+    chapters, modules = choose_chapters(root, words), modules_fingerprint()
+    status = _each(
+        chapters,
+        lambda chapter: execute(root, chapter, scale, seed, folder / f"{chapter}.ipynb", folder / "results", modules),
+    )
+    print(f"\nThe executed notebooks are in {folder}")
+    return status
+
+
+def take_outputs(source, executed):
+    """The source notebook with the outputs of an executed copy; its cells stay as they were.
+
+    Cells count from 1, since the parameters that papermill injects are left out.
+    """
+    notebook = copy.deepcopy(source)
+    by_id = {cell.id: cell for cell in executed.cells}
+    count = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            ran = by_id[cell.id]
+            count += 1 if ran.execution_count else 0
+            cell.execution_count = count if ran.execution_count else None
+            cell.outputs = copy.deepcopy(ran.outputs)
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = cell.execution_count
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.setdefault("language_info", {"name": "python", "pygments_lexer": "ipython3"})
+    return notebook
+
+
+def _is_current(record: dict, training: str, modules: str) -> bool:
+    return (record["code"], record["modules"]) == (training, modules)
+
+
+def _run_apart(root: Path, chapter: str, seed: int, modules: str, accept) -> Outcome:
+    """Run at the cpu scale with records in a folder of its own; `accept` takes them if all went well.
+
+    The folder starts with the published records, but for those of this chapter that are stale.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        results, output = Path(folder) / "results", Path(folder) / "chapter.ipynb"
+        if (root / "results").is_dir():
+            shutil.copytree(root / "results", results)
+        training = fingerprint(read_notebook(chapter_path(root, chapter)), figures=False)
+        for name, record in records_of(results, chapter).items():
+            if record["seed"] == seed or not _is_current(record, training, modules):
+                if record["scale"] == "cpu":
+                    (results / chapter / f"{name}.json").unlink()
+        before = set(records_of(results, chapter))
+        outcome = execute(root, chapter, "cpu", seed, output, results, modules)
+        if not outcome.error:
+            accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)
+        return outcome
+
+
+def publish(root: Path, words: list[str] | None = None) -> int:
+    """Run chapters at the cpu scale, seed 0; store outputs in notebooks/ and records in results/.
+
+    A chapter that fails leaves both as they were. Records of the chapter that another version of its
+    training code made are removed.
+    """
+    modules = modules_fingerprint()
+
+    def work(chapter: str) -> Outcome:
+        def accept(folder: Path, names: list[str], output: Path) -> None:
+            path = chapter_path(root, chapter)
+            source = read_notebook(path)
+            notebook = take_outputs(source, read_notebook(output))
+            notebook.metadata["course"] = {
+                "scale": "cpu",
+                "seed": 0,
+                "code": fingerprint(source),
+                "records": names,
+            }
+            kept = {file.stem for file in folder.glob("*.json")}
+            target = root / "results" / chapter
+            target.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                shutil.copy2(folder / f"{name}.json", target)
+            for name in set(records_of(root / "results", chapter)) - kept:
+                (target / f"{name}.json").unlink()
+                tqdm.write(f"{chapter}: removed the stale record {name}")
+            write_notebook(notebook, path)
+
+        outcome = _run_apart(root, chapter, 0, modules, accept)
+        outcome.status = "published" if outcome.status == "done" else outcome.status
+        return outcome
+
+    return _each(choose_chapters(root, words), work)
+
+
+def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
+    """Run chapters again with seeds 1 to seeds - 1 at the cpu scale; only adds records to results/."""
+    modules, status = modules_fingerprint(), 0
+
+    for seed in range(1, seeds):
+
+        def work(chapter: str, seed: int = seed) -> Outcome:
+            def accept(folder: Path, names: list[str], output: Path) -> None:
+                (root / "results" / chapter).mkdir(parents=True, exist_ok=True)
+                for name in names:
+                    shutil.copy2(folder / f"{name}.json", root / "results" / chapter)
+
+            return _run_apart(root, chapter, seed, modules, accept)
+
+        print(f"Seed {seed} of 1 to {seeds - 1}")
+        status |= _each(choose_chapters(root, words), work)
+    print("\nmake publish shows the new records in the chapters; what is trained already is reused.")
+    return status
+
+
+def golden(root: Path, words: list[str] | None = None) -> int:
+    """Run chapters at the smoke scale and keep code and outputs, without pictures, in tests/golden."""
+    modules = modules_fingerprint()
+
+    def work(chapter: str) -> Outcome:
+        # Each run starts with no records and no checkpoints, as it does in the test
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "chapter.ipynb"
+            env = GOLDEN_ENVIRONMENT | {
+                "COURSE_CHECKPOINTS": f"{folder}/checkpoints",
+                "COURSE_DATA": f"{folder}/data",
+            }
+            results = Path(folder) / "results"
+            outcome = execute(root, chapter, "smoke", 0, output, results, modules, **env)
+            if not outcome.error:
+                source = read_notebook(chapter_path(root, chapter))
+                write_notebook(to_golden(source, read_notebook(output)), golden_path(root, chapter))
+            return outcome
+
+    return _each(choose_chapters(root, words), work)
+
+
+def to_golden(source, executed):
+    """A golden notebook: the code cells and injected parameters with their outputs, no pictures."""
+    with_parameters = copy.deepcopy(source)
+    for index, cell in enumerate(executed.cells):
+        if "injected-parameters" in tags(cell):
+            injected = copy.deepcopy(cell)
+            injected.id = executed.cells[index].id = "injected-parameters"
+            injected.metadata = {"tags": ["injected-parameters"]}
+            with_parameters.cells.insert(index, injected)
+    notebook = take_outputs(with_parameters, executed)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        for output in cell.outputs:
+            for picture in ("image/png", "image/jpeg"):
+                output.get("data", {}).pop(picture, None)
+    notebook.metadata["course"] = {"scale": "smoke", "seed": 0, "code": fingerprint(source)}
+    return notebook

@@ -1,0 +1,108 @@
+"""Say what is stale: outputs, golden runs and records that other code made than the code here."""
+
+from pathlib import Path
+
+from course_tools.chapters import (
+    all_chapters,
+    chapter_path,
+    fingerprint,
+    golden_path,
+    read_notebook,
+    records_of,
+)
+from course_tools.runs import modules_fingerprint
+
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+
+
+def _code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def _outputs(notebook, where: str, publish: str) -> list[str]:
+    """Errors, warnings, cells that were not run in order, pictures without alternative text."""
+    problems = []
+    cells = _code_cells(notebook)
+    counts = [cell.execution_count for cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
+        problems.append(f"{where}: cells were not run from top to bottom. {publish}")
+    for cell in cells:
+        name = f"{where}, cell [{cell.execution_count}]"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                problems.append(f"{name}: shows an error ({output.ename}). {publish}")
+            elif output.output_type == "stream" and output.name == "stderr":
+                text = output.text.strip()[:100]
+                problems.append(f"{name}: shows a warning or other stderr: {text!r}. Mend its cause.")
+        pictures = any(key in output.get("data", {}) for output in cell.outputs for key in PICTURES)
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        if pictures and not alt.strip():
+            advice = 'Add cell metadata {"mystnb": {"image": {"alt": "..."}}}.'
+            problems.append(f"{name}: a picture has no alternative text. {advice}")
+    return problems
+
+
+def _records(root: Path, chapter: str, training: str, modules: str, listed: list[str]) -> list[str]:
+    problems = []
+    records = records_of(root / "results", chapter)
+    for name in sorted(set(listed) - set(records)):
+        problems.append(f"results/{chapter}/{name}.json: is missing. make publish CHAPTERS={chapter}")
+    for name, record in records.items():
+        where = f"results/{chapter}/{name}.json"
+        way_out = f"make publish CHAPTERS={chapter}"
+        if record["scale"] == "cpu" and record["seed"] != 0:
+            way_out = f"make repeats CHAPTERS={chapter} SEEDS={record['seed'] + 1}"
+        elif record["scale"] != "cpu":
+            way_out = f"Run the chapter at the {record['scale']} scale again, or delete the record."
+        if record["code"] != training:
+            problems.append(f"{where}: the chapter's training code has changed since it was made. {way_out}")
+        if record["modules"] != modules:
+            problems.append(
+                f"{where}: made with another version of course_utils (settings, data, training or networks). {way_out}"
+            )
+        if record["scale"] == "cpu" and record["seed"] == 0 and name not in listed:
+            problems.append(f"{where}: the published run did not write it. {way_out}")
+    return problems
+
+
+def check_golden(root: Path, chapter: str) -> list[str]:
+    """Problems with the golden run of one chapter: missing, stale, errors, cells without a run."""
+    path, way_out = golden_path(root, chapter), f"make golden CHAPTERS={chapter}"
+    where = f"tests/golden/{chapter}.ipynb"
+    if not path.is_file():
+        return [f"{where}: is missing. {way_out}"]
+    golden = read_notebook(path)
+    code = fingerprint(read_notebook(chapter_path(root, chapter)))
+    if {fingerprint(golden), golden.metadata.get("course", {}).get("code")} != {code}:
+        return [f"{where}: stale, the chapter's code has changed since it was made. {way_out}"]
+    return _outputs(golden, where, way_out)
+
+
+def check_published(root: Path, chapter: str, modules: str) -> list[str]:
+    """Problems with the stored outputs and records of one chapter."""
+    notebook = read_notebook(chapter_path(root, chapter))
+    where, way_out = f"notebooks/{chapter}.ipynb", f"make publish CHAPTERS={chapter}"
+    course = notebook.metadata.get("course")
+    if not course:
+        return [f"{where}: has no published run. {way_out}"]
+    problems = []
+    if course["code"] != fingerprint(notebook):
+        problems.append(f"{where}: stale, its code has changed since its outputs were made. {way_out}")
+    training = fingerprint(notebook, figures=False)
+    problems += _outputs(notebook, where, way_out)
+    return problems + _records(root, chapter, training, modules, course["records"])
+
+
+def check(root: Path, modules: str | None = None) -> list[str]:
+    """All problems of all chapters, one line each: the thing, what is wrong, the way out."""
+    modules = modules or modules_fingerprint()
+    problems, chapters = [], all_chapters(root)
+    for chapter in chapters:
+        problems += check_published(root, chapter, modules) + check_golden(root, chapter)
+    for folder, kind in (("results", "*.json"), ("tests/golden", "*.ipynb")):
+        for path in sorted((root / folder).rglob(kind)):
+            inside = path.relative_to(root / folder)
+            chapter = (inside.parent if kind == "*.json" else inside.with_suffix("")).as_posix()
+            if chapter not in chapters:
+                problems.append(f"{folder}/{inside.as_posix()}: belongs to no chapter. Delete it.")
+    return problems

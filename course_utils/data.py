@@ -1,0 +1,334 @@
+"""Images in memory: decoded once to bytes, kept on disk, and handed out a batch at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.datasets import Imagenette
+from tqdm import tqdm
+
+IMAGENETTE_COUNTS = {"train": 9469, "val": 3925}
+IMAGENETTE_SIZES = {160: "about 100 MB", 320: "about 340 MB"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+SHAPES = (
+    "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
+)  # fmt: skip
+
+
+class DataError(RuntimeError):
+    """Something is wrong with the data; the message names it and says what to do."""
+
+
+@dataclass
+class ImageData:
+    """A labelled set of images of one size, held in memory.
+
+    Attributes:
+        images: uint8, (N, 3, H, W), channels-last in memory.
+        labels: int64, (N,), numbers of `classes`.
+        classes: the class names.
+        name: what the set is, for records and messages.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: list[str]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_size(self) -> int:
+        """Height (and width) of the images in pixels."""
+        return self.images.shape[-1]
+
+    def subset(self, count: int) -> ImageData:
+        """Return `count` images in their order, chosen so that every class keeps its share."""
+        by_class = self.labels.argsort(stable=True)
+        index = by_class[torch.linspace(0, len(self) - 1, min(count, len(self))).long()].sort().values
+        return ImageData(self.images[index], self.labels[index], self.classes, self.name)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str | torch.device = "cpu",
+        flip: bool = False,
+        crop: int = 0,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield `x: (B, 3, H, W)` float32 in 0..1 and `y: (B,)`, the last batch maybe smaller.
+
+        With a generator the order is shuffled. Bytes travel to the device, and everything else
+        happens there for the whole batch: `flip` mirrors each image with probability 0.5, `crop`
+        shifts each by up to that many pixels (reflected at the border).
+        """
+        count = len(self)
+        order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
+        for index in order.split(batch_size):
+            x = self.images[index].to(device).float().div_(255)
+            if flip:
+                mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+                x = torch.where(mirror.to(device), x.flip(-1), x)
+            if crop:
+                x = _shift(x, crop, generator)
+            yield x, self.labels[index].to(device)
+
+
+def _shift(x: torch.Tensor, pixels: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Shift each image of a batch by its own offset, at most `pixels` each way."""
+    height, width = x.shape[-2:]
+    padded = torch.nn.functional.pad(x, (pixels,) * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * pixels + 1, (2, len(x), 1, 1, 1), generator=generator).to(x.device)
+    rows = torch.arange(height, device=x.device).view(1, 1, -1, 1) + top
+    columns = torch.arange(width, device=x.device).view(1, 1, 1, -1) + left
+    item = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
+    channel = torch.arange(3, device=x.device).view(1, -1, 1, 1)
+    return padded[item, channel, rows, columns].contiguous(memory_format=torch.channels_last)
+
+
+def data_directory() -> Path:
+    """Return the directory that the variable COURSE_DATA names, else `data`."""
+    return Path(os.environ.get("COURSE_DATA", "data"))
+
+
+def load_data(
+    name: str,
+    image_size: int,
+    shortest_side: int | None = None,
+    skip_broken: bool = False,
+) -> tuple[ImageData, ImageData]:
+    """Return the training and the validation images of a data set.
+
+    Args:
+        name: "imagenette", "shapes" (drawn here, no download), or a folder that holds `train/` and
+            `val/`, each with one folder of images per class.
+        image_size: height and width in pixels after the centre crop.
+        shortest_side: images are first resized so that their shorter side has this many pixels;
+            1.25 times `image_size` unless given, which leaves Imagenette's 160 px edition as it
+            is when it is cropped to 128.
+        skip_broken: leave out files that are not images, instead of stopping.
+
+    Raises:
+        DataError: data are missing, cut off, broken, or train and val do not fit together.
+    """
+    if name == "shapes":
+        return make_shapes(3000, image_size, seed=1), make_shapes(600, image_size, seed=2)
+    shortest_side = shortest_side or round(1.25 * image_size)
+    root = _imagenette(shortest_side) if name == "imagenette" else Path(name)
+    if not root.is_dir():
+        raise DataError(f"there is no data set '{name}': use 'imagenette', 'shapes' or a folder that exists")
+    for part in ("train", "val"):
+        if not (root / part).is_dir():
+            raise DataError(f"{root} has no folder '{part}': it needs train/ and val/, with a folder a class")
+    train, val = (load_folder(root / part, image_size, shortest_side, skip_broken) for part in ("train", "val"))
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise DataError(
+            f"{root}/train and {root}/val have different classes: {', '.join(odd)} in one of them only. "
+            "Give both the same folders."
+        )
+    train.name = val.name = name if name == "imagenette" else root.name
+    return train, val
+
+
+def _imagenette(shortest_side: int) -> Path:
+    """Return the folder of the smallest Imagenette edition that is large enough; fetch it if need be."""
+    edition = 160 if shortest_side <= 160 else 320
+    data = data_directory()
+    root = data / f"imagenette2-{edition}"
+    if not root.is_dir():
+        size = IMAGENETTE_SIZES[edition]
+        print(f"{root} is not there yet; fetching Imagenette ({size}) from its publisher.")
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            Imagenette(data, size=f"{edition}px", download=True)
+        except Exception as error:
+            raise DataError(
+                f"Imagenette could not be fetched ({error}). If there is no network, put the unpacked folder at "
+                f"{root}, or set COURSE_DATA to the directory that holds it. If the download was cut off or its "
+                f"checksum is wrong, delete {root}.tgz and run this again. Without data, set scale = 'smoke'."
+            ) from error
+    for part, wanted in IMAGENETTE_COUNTS.items():
+        found = sum(1 for _ in (root / part).glob("*/*"))
+        if found < wanted:
+            raise DataError(
+                f"{root}/{part} holds {found:,} of {wanted:,} files: the unpacking was cut off. "
+                f"Delete {root} and run this again."
+            )
+    return root
+
+
+def load_folder(
+    root: str | Path, image_size: int, shortest_side: int | None = None, skip_broken: bool = False
+) -> ImageData:
+    """Decode a folder with one folder of images per class, or read what was decoded before.
+
+    Each image is resized so that its shorter side is `shortest_side` (1.25 times `image_size` unless
+    given) and cropped to the centre, (3, image_size, image_size). The bytes are kept in
+    `cache/` under the data directory and read from there as long as no file has changed.
+
+    Raises:
+        DataError: no class, a class without images, or files that are not images (all are named
+            in the message; with `skip_broken` they are named, counted and left out).
+    """
+    root, shortest_side = Path(root), shortest_side or round(1.25 * image_size)
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
+    if len(folders) < 2:
+        raise DataError(f"{root} holds {len(folders)} class folder(s): a classifier needs at least two")
+    files, labels = [], []
+    for number, folder in enumerate(folders):
+        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"the class folder {folder} holds no images: fill it or remove it")
+        files += found
+        labels += [number] * len(found)
+
+    listing = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(repr((listing, shortest_side, skip_broken)).encode()).hexdigest()[:16]
+    cache = data_directory() / "cache" / f"{root.parent.name}-{root.name}-{image_size}-{key}.npy"
+    images, kept = _read_cache(cache, image_size)
+    if images is None:
+        images, kept = _decode(files, image_size, shortest_side, skip_broken, f"decoding {root.name}")
+        _write_cache(cache, images, kept)
+    elif len(kept) < len(files):
+        print(f"{len(files) - len(kept)} of {len(files)} files of {root} could not be read; going on without them.")
+    labels = np.array(labels)[kept]
+    empty = [folder.name for number, folder in enumerate(folders) if number not in labels]
+    if empty:
+        raise DataError(f"no image of the class folder {root}/{empty[0]} could be read")
+    # bytes lie as (N, H, W, 3), which is what PyTorch calls channels-last
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return ImageData(tensor, torch.from_numpy(labels), [_class_name(f.name) for f in folders], str(root))
+
+
+def _class_name(folder: str) -> str:
+    """Return Imagenette's first word for a WordNet number, any other folder name unchanged."""
+    return Imagenette._WNID_TO_CLASS.get(folder, (folder,))[0]
+
+
+def _decode(
+    files: list[Path], image_size: int, shortest_side: int, skip_broken: bool, title: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode files into uint8 (N, image_size, image_size, 3); also the numbers of those that were kept."""
+    images = np.empty((len(files), image_size, image_size, 3), np.uint8)
+
+    def decode(number: int) -> str | None:
+        try:
+            with Image.open(files[number]) as image:
+                image.draft("RGB", (shortest_side, shortest_side))
+                image = image.convert("RGB")
+            scale = shortest_side / min(image.size)
+            if scale != 1:
+                image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BILINEAR)
+            left, top = ((side - image_size) // 2 for side in image.size)
+            images[number] = image.crop((left, top, left + image_size, top + image_size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes without holding Python's lock
+        problems = list(tqdm(pool.map(decode, range(len(files))), title, len(files), leave=False))
+    broken = [f"{file} ({problem})" for file, problem in zip(files, problems) if problem]
+    if broken:
+        names = "\n  ".join(broken[:20] + ["..."] * (len(broken) > 20))
+        message = f"{len(broken)} of {len(files)} files could not be read as images:\n  {names}"
+        if not skip_broken:
+            raise DataError(f"{message}\nMend or remove them, or pass skip_broken=True to go on without them.")
+        print(f"{message}\nGoing on without them.")
+    kept = np.array([number for number, problem in enumerate(problems) if not problem], dtype=np.int64)
+    return (images[kept] if broken else images), kept
+
+
+def _read_cache(path: Path, image_size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    try:
+        images, kept = np.load(path), np.load(path.with_suffix(".kept.npy"))
+        if images.shape == (len(kept), image_size, image_size, 3):
+            return images, kept
+    except (OSError, ValueError, EOFError):
+        pass  # absent, or cut off while it was written: decode again
+    return None, None
+
+
+def _write_cache(path: Path, images: np.ndarray, kept: np.ndarray) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, array in ((path.with_suffix(".kept.npy"), kept), (path, images)):
+            part = target.with_suffix(f".{os.getpid()}.part")
+            with open(part, "wb") as file:
+                np.save(file, array)
+            os.replace(part, target)  # complete or absent, never half
+    except OSError as error:
+        print(f"The decoded images could not be kept in {path.parent} ({error}); they stay in memory.")
+
+
+def make_shapes(count: int, image_size: int, seed: int) -> ImageData:
+    """Draw ten classes of shapes: a stand-in for real images that needs no download and no licence.
+
+    Position, size, rotation, both colours and the noise are random and say nothing about the class,
+    so a linear model fails and a small network has to find edges and how they meet.
+
+    Args:
+        count: how many images; the classes take turns.
+        image_size: height and width in pixels, at least 8.
+        seed: the same seed draws the same images.
+    """
+    if image_size < 8:
+        raise DataError(f"shapes need at least 8 pixels a side, not {image_size}")
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % len(SHAPES)
+    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    axis = np.linspace(-1, 1, image_size, dtype=np.float32)
+    for start in range(0, count, 256):  # in pieces, so that large images need little memory
+        part = labels[start : start + 256]
+        size, angle = random.uniform(0.55, 0.8, len(part)), random.uniform(-0.3, 0.3, len(part))
+        x, y = random.uniform(-0.2, 0.2, (2, len(part), 1, 1))
+        u, v = axis[None, None, :] - x, axis[None, :, None] - y
+        cos, sin = (f(angle)[:, None, None] / size[:, None, None] for f in (np.cos, np.sin))
+        u, v = (cos * u + sin * v).astype(np.float32), (cos * v - sin * u).astype(np.float32)
+        inside = np.empty(u.shape, bool)
+        for number in range(len(SHAPES)):
+            inside[part == number] = _inside(number, u[part == number], v[part == number])
+        front, back = random.uniform(0, 1, (2, len(part), 1, 1, 3)).astype(np.float32)
+        # two colours that differ clearly in one channel at least
+        channel = random.integers(0, 3, len(part))
+        row = np.arange(len(part))
+        front[row, 0, 0, channel] = (back[row, 0, 0, channel] + random.uniform(0.4, 0.6, len(part))) % 1
+        noise = random.standard_normal((*u.shape, 3), dtype=np.float32)
+        picture = np.where(inside[..., None], front, back) + 0.1 * noise
+        images[start : start + 256] = (picture.clip(0, 1) * 255).astype(np.uint8)
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return ImageData(tensor, torch.from_numpy(labels), list(SHAPES), "shapes")
+
+
+def _inside(number: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Say for each point of (n, H, W) whether it lies in shape `number`, which fills about -1..1."""
+    radius, box = np.hypot(u, v), np.maximum(abs(u), abs(v))
+    match SHAPES[number]:
+        case "disc":
+            return radius < 0.95
+        case "ring":
+            return (radius < 1) & (radius > 0.6)
+        case "square":
+            return box < 0.85
+        case "frame":
+            return (box < 0.9) & (box > 0.5)
+        case "triangle":
+            return (v < 0.75) & (v > 2 * abs(u) - 0.95)
+        case "cross":
+            return (np.minimum(abs(u), abs(v)) < 0.27) & (box < 1)
+        case "star":
+            return radius < 0.68 + 0.32 * np.cos(5 * np.arctan2(u, -v))
+        case "crescent":
+            return (radius < 1) & (np.hypot(u - 0.45, v) > 0.8)
+        case "stripes":
+            return (abs(u) < 1) & (abs((abs(v) + 0.6) % 0.8 - 0.4) < 0.2) & (box < 1)
+        case _:  # four dots
+            return np.hypot(abs(u) - 0.55, abs(v) - 0.55) < 0.38

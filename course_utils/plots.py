@@ -1,0 +1,132 @@
+"""One style and one meaning for each colour, for every picture of the course."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+TRAINING, VALIDATION = "#0072B2", "#D55E00"
+PLAIN, RESIDUAL = "#7F7F7F", "#009E73"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def use_style() -> None:
+    """Set the course's Matplotlib style: opaque white, readable in a dark page, no top and right lines."""
+    pd.set_option("display.width", 200, "display.max_columns", 20)  # tables in text are not folded
+    plt.rcParams.update({
+        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+        "savefig.transparent": False, "figure.dpi": 110, "figure.figsize": (7.5, 3.8),
+        "figure.constrained_layout.use": True, "font.size": 11, "axes.titlesize": 12,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "axes.axisbelow": True, "grid.color": "#E5E5E5", "lines.linewidth": 2, "lines.markersize": 5,
+        "axes.prop_cycle": plt.cycler(color=COLOURS), "legend.frameon": False,
+    })  # fmt: skip
+
+
+def curves(histories: dict[str, pd.DataFrame], metric: str = "val_accuracy", title: str = "") -> None:
+    """Draw one metric of several runs over the epochs, each line named at its end.
+
+    Args:
+        histories: label -> what `fit` returned.
+        metric: a column of the histories; accuracies are shown in per cent.
+    """
+    _, axes = plt.subplots()
+    percent = "accuracy" in metric
+    ends = []
+    for number, (label, history) in enumerate(histories.items()):
+        values = history[metric] * (100 if percent else 1)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(history["epoch"], values, color=colour, marker=marker)
+        ends.append((history["epoch"].iloc[-1], values.iloc[-1], label, colour))
+    name = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
+    axes.set(xlabel="epoch", ylabel=f"{name} (%)" if percent else name, title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _name_ends(axes, ends)
+    plt.show()
+
+
+def history_curves(history: pd.DataFrame, title: str = "") -> None:
+    """Draw training and validation, loss on the left and accuracy on the right, over the epochs."""
+    _, panels = plt.subplots(1, 2, figsize=(9.5, 3.6))
+    for axes, metric, factor in zip(panels, ("loss", "accuracy"), (1, 100)):
+        ends = []
+        for part, label, colour, marker in (
+            ("train", "training", TRAINING, "o"),
+            ("val", "validation", VALIDATION, "s"),
+        ):
+            values = history[f"{part}_{metric}"] * factor
+            axes.plot(history["epoch"], values, color=colour, marker=marker)
+            ends.append((history["epoch"].iloc[-1], values.iloc[-1], label, colour))
+        axes.set(xlabel="epoch", ylabel=metric if factor == 1 else f"{metric} (%)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _name_ends(axes, ends)
+    if title:
+        plt.suptitle(title)
+    plt.show()
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each line's name at its end, moved apart where names would overlap."""
+    low, high = axes.get_ylim()
+    step = (high - low) * 0.075
+    place = -np.inf
+    for x, y, label, colour in sorted(ends, key=lambda end: end[1]):
+        place = max(y, place + step)
+        axes.annotate(label, (x, y), xytext=(x, place), color=colour, va="center", annotation_clip=False,
+                      textcoords=axes.transData, ha="left").set_text(f"  {label}")  # fmt: skip
+
+
+def image_grid(images: torch.Tensor, titles: Sequence[str] | None = None, columns: int = 5, size: float = 1.9) -> None:
+    """Show images (N, 3, H, W), uint8 or float 0..1, in a grid with a title each."""
+    rows = -(-len(images) // columns)
+    _, panels = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25 * bool(titles)) * rows))
+    for axes in np.atleast_1d(panels).flat:
+        axes.axis("off")
+    for number, (axes, image) in enumerate(zip(np.atleast_1d(panels).flat, images)):
+        axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+        if titles:
+            axes.set_title(titles[number], fontsize=9)
+    plt.show()
+
+
+def confusion_matrix(labels: torch.Tensor, predictions: torch.Tensor, classes: Sequence[str]) -> None:
+    """Show which class (N,) is taken for which (N,), each row in per cent of its true class."""
+    size = len(classes)
+    counts = torch.zeros(size, size)
+    counts.index_put_((labels, predictions), torch.ones(len(labels)), accumulate=True)
+    share = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    _, axes = plt.subplots(figsize=(7, 6))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row in range(size):
+        for column in range(size):
+            value = share[row, column].item()
+            if value >= 0.5:
+                colour = "white" if value > 55 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xticks(range(size), classes, rotation=45, ha="right")
+    axes.set_yticks(range(size), classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title="share of each true class (%)")
+    axes.grid(False)
+    plt.show()
+
+
+def layer_bars(table: pd.DataFrame, columns: Sequence[str] = ("parameters", "MACs"), title: str = "") -> None:
+    """Draw bars by layer for columns of a `summarize` table, each as its share of the whole in per cent."""
+    _, axes = plt.subplots(figsize=(8.5, 3.8))
+    width = 0.8 / len(columns)
+    for number, column in enumerate(columns):
+        share = 100 * table[column] / table[column].sum()
+        place = np.arange(len(table)) + (number - (len(columns) - 1) / 2) * width
+        axes.bar(place, share, width, label=column, color=COLOURS[number], hatch=("", "///", "...", "xxx")[number % 4],
+                 edgecolor="white")  # fmt: skip
+    axes.set_xticks(range(len(table)), table["layer"], rotation=45, ha="right")
+    axes.set(xlabel="layer", ylabel="share of the network (%)", title=title)
+    axes.legend()
+    plt.show()

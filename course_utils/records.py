@@ -1,0 +1,192 @@
+"""What was measured: each training run leaves a JSON record, and tables are made from records only."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+
+from course_utils.settings import Settings
+from course_utils.summary import count
+
+if TYPE_CHECKING:
+    from course_utils.data import ImageData
+
+TRAINING_MODULES = ("settings", "data", "training", "networks")
+
+
+def results_directory() -> Path:
+    """Return the directory of the records: what the variable COURSE_RESULTS names, else `results`."""
+    return Path(os.environ.get("COURSE_RESULTS", "results"))
+
+
+def checkpoint_path(run: str, seed: int) -> Path:
+    """Return the checkpoint file of a run: under what COURSE_CHECKPOINTS names, else `checkpoints`."""
+    return Path(os.environ.get("COURSE_CHECKPOINTS", "checkpoints")) / f"{run}-seed{seed}.pt"
+
+
+def modules_fingerprint() -> str:
+    """Return a hash of the code of the modules that decide what is trained; comments do not count."""
+    digest = hashlib.sha256()
+    for name in TRAINING_MODULES:
+        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                    del body[0]  # a docstring
+        digest.update(code_text(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def code_text(node: object) -> str:
+    """Return a syntax tree as text that is the same in every version of Python: empty fields do not count."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(code_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, code_text(value)) for name, value in ast.iter_fields(node))
+    told = ", ".join(f"{name}={text}" for name, text in fields if text not in ("[]", "None"))
+    return f"{type(node).__name__}({told})"
+
+
+def provenance(device: torch.device, dtype: torch.dtype) -> dict:
+    """Return where and by which code a run is made: commit, versions, processor, time."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(Path(__file__).parent), *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None  # not a checkout, as on Colab
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "modules": modules_fingerprint(),
+        "code": os.environ.get("COURSE_CODE"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),  # a class of its own, which a checkpoint may not hold
+            "torchvision": str(torchvision.__version__),
+            "numpy": np.__version__,
+        },
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": str(dtype).removeprefix("torch."),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def save_record(
+    chapter: str,
+    run: str,
+    label: str,
+    model: nn.Module,
+    train: ImageData,
+    val: ImageData,
+    history: pd.DataFrame,
+    settings: Settings,
+    seed: int,
+) -> Path:
+    """Write the record of one finished training run and return its path.
+
+    Args:
+        chapter: such as "ladder/01_plain_cnn".
+        run: a short name, unique in the chapter: "a2-norm".
+        label: what tables and plots call it: "plain CNN, batch norm".
+        model, train, val: what was trained, on what.
+        history: what `fit` returned.
+        settings: the chosen scale.
+        seed: of weights and order.
+
+    Raises:
+        ValueError: the history has no epoch, as after an early Ctrl-C.
+    """
+    if len(history) == 0:
+        raise ValueError(f"the run '{run}' has no finished epoch: there is nothing to record")
+    last = history.iloc[-1]
+    record = {
+        "chapter": chapter,
+        "run": run,
+        "label": label,
+        "scale": settings.scale,
+        "seed": seed,
+        "data": {
+            "name": train.name, "image_size": train.image_size, "train": len(train), "val": len(val),
+            "classes": len(train.classes),
+        },
+        "settings": settings.as_dict(),
+        **count(model, (3, train.image_size, train.image_size)),
+        "val_accuracy": float(last["val_accuracy"]),
+        "val_loss": float(last["val_loss"]),
+        "train_accuracy": float(last["train_accuracy"]),
+        "seconds": float(history["seconds"].sum()),
+        "epochs": len(history),
+        **history.attrs["provenance"],
+        "history": history.to_dict("records"),
+    }  # fmt: skip
+    path = results_directory() / chapter / f"{settings.scale}-{run}-seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load_records(scale: str, chapter: str | None = None, directory: str | Path | None = None) -> pd.DataFrame:
+    """Return the records of a scale, one a row, ordered by chapter, run and seed; maybe empty."""
+    directory = Path(directory) if directory else results_directory()
+    paths = directory.glob(f"{chapter or '**'}/{scale}-*-seed*.json")
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return pd.DataFrame(sorted(records, key=lambda record: (record["chapter"], record["run"], record["seed"])))
+
+
+def scoreboard(scale: str, chapter: str | None = None) -> pd.DataFrame:
+    """Return a table of what was measured: parameters, MACs, seconds, accuracy, one row a network.
+
+    Where a run was repeated with other seeds, accuracy is their mean and sample standard deviation.
+    """
+    records = load_records(scale, chapter)
+    if records.empty:
+        return pd.DataFrame(columns=["chapter", "network", "parameters", "MACs", "training", "validation accuracy"])
+    rows = []
+    for (name, _), runs in records.groupby(["chapter", "run"], sort=False):
+        first = runs.iloc[0]
+        rows.append({
+            "chapter": name.rsplit("/", 1)[-1],
+            "network": first["label"],
+            "parameters": f"{first['parameters']:,}",
+            "MACs": f"{first['macs'] / 1e6:,.1f} M",
+            "training": f"{runs['seconds'].mean():.1f} s",
+            "validation accuracy": accuracy_text(runs["val_accuracy"]),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def accuracy_text(accuracies: pd.Series) -> str:
+    """Return "71.2 % (one run)" or "71.2 ± 0.4 % (3 seeds)" for accuracies in 0..1."""
+    mean = 100 * accuracies.mean()
+    if len(accuracies) == 1:
+        return f"{mean:.1f} % (one run)"
+    return f"{mean:.1f} ± {100 * accuracies.std():.1f} % ({len(accuracies)} seeds)"

@@ -1,0 +1,267 @@
+"""The training loop of chapter 1, with what a long run needs around it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from course_utils.data import ImageData
+from course_utils.records import modules_fingerprint, provenance
+from course_utils.summary import evaluation_mode
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says why, and the file is left as it is."""
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return the device of that name; "auto" is the GPU where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type in which convolutions are computed; weights stay float32.
+
+    "auto" is bfloat16 where the processor or GPU has instructions for it (on two CPU cores that
+    had them it doubled the speed), float16 on other GPUs, float32 elsewhere.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+        else:
+            capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+            fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+            precision = "bfloat16" if fast else "float32"
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"unknown precision '{precision}': choose auto, float32, bfloat16 or float16")
+    return getattr(torch, precision)
+
+
+def predict(
+    model: nn.Module,
+    data: ImageData,
+    batch_size: int = 256,
+    device: str = "auto",
+    precision: str = "auto",
+) -> torch.Tensor:
+    """Return the logits (N, classes), float32 on the CPU, in the order of the data.
+
+    The network is put into evaluation mode for this and back afterwards.
+    """
+    device = choose_device(device)
+    dtype = choose_precision(precision, device)
+    model = model.to(device, memory_format=torch.channels_last)
+    with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, device=device)])
+
+
+def evaluate(model: nn.Module, data: ImageData, batch_size: int = 256, **options: str) -> dict[str, float]:
+    """Return {"loss", "accuracy"}: cross-entropy and the share of right answers (0..1) over all images."""
+    logits = predict(model, data, batch_size, **options)
+    right = (logits.argmax(1) == data.labels).float().mean()
+    return {"loss": F.cross_entropy(logits, data.labels).item(), "accuracy": right.item()}
+
+
+def fit(
+    model: nn.Module,
+    train: ImageData,
+    val: ImageData,
+    *,
+    epochs: int,
+    learning_rate: float = 0.05,
+    batch_size: int = 128,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    flip: bool = False,
+    crop: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    checkpoint: str | Path | None = None,
+) -> pd.DataFrame:
+    """Train a network with SGD and a one-cycle schedule; return its history, one row an epoch.
+
+    Columns: epoch, learning_rate (of the epoch's last batch), train_loss and train_accuracy (means over
+    images, while training), val_loss, val_accuracy (0..1), seconds (training only).
+
+    Args:
+        model: (N, 3, H, W) to (N, classes). It is trained in place.
+        train, val: images of one size with the same classes.
+        learning_rate: the peak of the one-cycle schedule.
+        momentum: the middle of its cycle: 0.05 less at the peak, 0.05 more at both ends.
+        seed: decides the order of the images and their augmentation; weights are drawn before.
+        flip, crop: augmentation, see `ImageData.batches`.
+        device, precision: "auto", or a name.
+        checkpoint: a file that is written after each epoch. If it is there already, training goes on
+            from it and ends with the same weights as a run that was never interrupted.
+
+    Ctrl-C ends the training and returns the history of the finished epochs. A last batch of one
+    image is left out, since batch norm needs two.
+
+    Raises:
+        ValueError: network and data do not fit together.
+        FloatingPointError: the loss is not a finite number any more.
+        CheckpointError: the checkpoint cannot be read, or is of another run.
+    """
+    device = choose_device(device)
+    dtype = choose_precision(precision, device)
+    _check_fit(model, train, val, device)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)
+    steps = len(train) // batch_size + (len(train) % batch_size > 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=epochs * steps,
+        base_momentum=round(momentum - 0.05, 4), max_momentum=round(momentum + 0.05, 4),
+    )  # fmt: skip
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    torch.manual_seed(seed)
+    rows: list[dict] = []
+    origin = provenance(device, dtype)
+    shapes = [list(value.shape) for value in model.state_dict().values()]
+    run = {
+        "network": f"{model} {shapes}", "data": train.name, "images": [len(train), len(val)],
+        "image_size": train.image_size, "epochs": epochs, "learning_rate": learning_rate,
+        "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay, "seed": seed,
+        "flip": flip, "crop": crop, "precision": str(dtype), "course_utils": modules_fingerprint(),
+    }  # fmt: skip
+    if checkpoint is not None and Path(checkpoint).exists():
+        rows, origin = _resume(Path(checkpoint), parts, run)
+
+    bar = tqdm(total=epochs * steps, initial=len(rows) * steps, leave=False, file=sys.stdout, unit="batch")
+    try:
+        for epoch in range(len(rows) + 1, epochs + 1):
+            # an order of its own for each epoch, so that a resumed run needs no memory of earlier ones
+            generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+            model.train()
+            start, loss_sum, right, seen = time.perf_counter(), 0.0, 0, 0
+            for number, (x, y) in enumerate(train.batches(batch_size, generator, device, flip, crop), 1):
+                if number > steps:
+                    break
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    logits = model(x).float()
+                loss = F.cross_entropy(logits, y)
+                value, rate = loss.item(), schedule.get_last_lr()[0]
+                if not value < float("inf"):
+                    raise FloatingPointError(
+                        f"the loss became {value} in epoch {epoch}, batch {number}, at a learning rate of "
+                        f"{rate:.3g}. Try a tenth of the learning rate, add normalisation, or "
+                        "look for images or labels that are not finite numbers."
+                    )
+                optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                loss_sum, seen = loss_sum + value * len(y), seen + len(y)
+                right += (logits.argmax(1) == y).sum().item()
+                bar.update()
+            seconds = time.perf_counter() - start
+            result = evaluate(model, val, device=str(device), precision=precision)
+            rows.append({
+                "epoch": epoch, "learning_rate": rate,
+                "train_loss": loss_sum / seen, "train_accuracy": right / seen,
+                "val_loss": result["loss"], "val_accuracy": result["accuracy"], "seconds": seconds,
+            })  # fmt: skip
+            if checkpoint is not None:
+                _save(Path(checkpoint), parts, run, rows, origin)
+            tqdm.write(_line(rows[-1], epochs))
+    except KeyboardInterrupt:
+        print(f"Stopped by hand after {len(rows)} of {epochs} epochs.")
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"the GPU's memory is too small for batches of {batch_size} images of {train.image_size} px: "
+            f"try batch_size={max(1, batch_size // 2)} and restart the kernel"
+        ) from error
+    finally:
+        bar.close()
+    history = pd.DataFrame(rows)
+    history.attrs = {"provenance": origin}
+    return history
+
+
+def _line(row: dict, epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}  train loss {row['train_loss']:.3f}, accuracy "
+        f"{row['train_accuracy']:.1%}  validation loss {row['val_loss']:.3f}, accuracy "
+        f"{row['val_accuracy']:.1%}  {row['seconds']:.1f} s"
+    ).replace("%", " %")
+
+
+def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch.device) -> None:
+    """Try the network on two images, so that a mismatch is told before any time is spent."""
+    if train.classes != val.classes:
+        raise ValueError(f"train has the classes {train.classes}, val has {val.classes}: they must be the same")
+    if len(train) < 2:
+        raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
+    if len(train.classes) < 2:
+        raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
+    x = train.images[:2].to(device).float() / 255
+    try:
+        with evaluation_mode(model.to(device)):
+            shape = tuple(model(x).shape)
+    except RuntimeError as error:
+        if "too small" in str(error) or "greater than actual input size" in str(error):
+            raise ValueError(
+                f"images of {train.image_size} px are too small for this network ({error}): use larger images, "
+                "or fewer layers of stride 2"
+            ) from error
+        raise
+    if shape != (len(x), len(train.classes)):
+        raise ValueError(
+            f"the network gives {shape} for {len(x)} images, but the data has {len(train.classes)} classes: "
+            f"it must give ({len(x)}, {len(train.classes)}). Set num_classes={len(train.classes)}."
+        )
+
+
+def _save(path: Path, parts: dict, run: dict, rows: list[dict], origin: dict) -> None:
+    """Write a checkpoint so that the file is complete at every moment: beside it, then in its place."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"run": run, "history": rows, "provenance": origin, "random": torch.get_rng_state()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part_path = path.with_name(f"{path.name}.part")
+    with open(part_path, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part_path, path)
+
+
+def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
+    """Load a checkpoint into model, optimizer, schedule and scaler; return its history and its origin."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = dict(state["run"])
+        if absent := {*parts, "history", "provenance", "random"} - state.keys():
+            raise KeyError(absent)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint ({type(error).__name__}): it was cut off or is another kind of "
+            "file. It is left as it is. Move it away to start anew, or put a good copy in its place."
+        ) from error
+    differs = [name for name in run if found.get(name) != run[name]]
+    if differs:
+        told = ", ".join(
+            name if name in ("network", "course_utils") else f"{name} {found.get(name)} instead of {run[name]}"
+            for name in differs
+        )
+        raise CheckpointError(
+            f"{path} is of another run: {told}. It is left as it is. Give this run a file of its own, or move "
+            "that one away to start anew."
+        )
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["random"])
+    done = len(state["history"])
+    print(f"Going on after epoch {done} of {run['epochs']}, from {path.name}.")
+    return state["history"], state["provenance"]

@@ -1,0 +1,150 @@
+"""The plots: each draws, says what its axes are, and does not rely on colour alone."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from course_utils import make_shapes, plots, summarize  # noqa: E402
+from helpers import new_tiny_network  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def style(monkeypatch):
+    """Set the course's style, and leave none of it behind."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+def history(epochs: int, offset: float = 0.0) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    falling, rising = 2 / epoch + offset, np.minimum(0.1 * epoch + offset, 1)
+    return pd.DataFrame({"epoch": epoch, "learning_rate": 0.05, "train_loss": falling, "train_accuracy": rising,
+                         "val_loss": falling + 0.1, "val_accuracy": rising * 0.9, "seconds": 1.0})  # fmt: skip
+
+
+def draw() -> list:
+    """Render the picture, so that whatever fails while drawing fails here; return its panels."""
+    figure = plt.gcf()
+    figure.canvas.draw()
+    assert np.asarray(figure.canvas.buffer_rgba())[0, 0].tolist() == [255, 255, 255, 255]  # opaque white
+    return figure.axes
+
+
+def looks(lines) -> set:
+    return {(line.get_marker(), line.get_linestyle()) for line in lines}
+
+
+def texts(axes) -> set:
+    return {text.get_text().strip() for text in axes.texts}
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_curves(count):
+    plots.curves({f"run {number}": history(5, number / 20) for number in range(count)}, title="a title")
+    (axes,) = draw()
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("epoch", "validation accuracy (%)", "a title")
+    assert len(axes.lines) == count
+    assert len(looks(axes.lines)) == count  # told apart without colour
+    assert len({line.get_color() for line in axes.lines}) == count
+    assert texts(axes) == {f"run {number}" for number in range(count)}
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * history(5)["val_accuracy"])
+
+
+@pytest.mark.parametrize(("metric", "label"), [("train_loss", "training loss"), ("learning_rate", "learning rate"),
+                                               ("train_accuracy", "training accuracy (%)")])  # fmt: skip
+def test_curves_of_another_metric(metric, label):
+    plots.curves({"one": history(3), "two": history(7)}, metric)
+    (axes,) = draw()
+    assert axes.get_ylabel() == label
+    assert [len(line.get_xdata()) for line in axes.lines] == [3, 7]
+
+
+def test_names_at_the_ends_do_not_overlap():
+    plots.curves({f"run {number}": history(4) for number in range(4)})
+    (axes,) = draw()
+    places = sorted(text.get_window_extent().y0 for text in axes.texts)
+    heights = [text.get_window_extent().height for text in axes.texts]
+    assert min(np.diff(places)) > 0.6 * max(heights)
+
+
+def test_one_epoch_is_a_point():
+    plots.curves({"one": history(1)})
+    draw()
+    plots.history_curves(history(1))
+    draw()
+
+
+def test_history_curves():
+    plots.history_curves(history(5), title="a title")
+    loss, accuracy = draw()
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in (loss, accuracy)] == [
+        ("epoch", "loss"), ("epoch", "accuracy (%)")
+    ]  # fmt: skip
+    for axes in (loss, accuracy):
+        assert len(looks(axes.lines)) == 2
+        assert [line.get_color() for line in axes.lines] == [plots.TRAINING, plots.VALIDATION]
+        assert texts(axes) == {"training", "validation"}
+    np.testing.assert_allclose(accuracy.lines[1].get_ydata(), 100 * history(5)["val_accuracy"])
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7])
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_image_grid(count, kind):
+    images = make_shapes(count, 16, 0).images
+    images = images if kind == "uint8" else images / 255
+    plots.image_grid(images, [f"number {number}" for number in range(count)])
+    panels = [axes for axes in draw() if axes.images]
+    assert [axes.get_title() for axes in panels] == [f"number {number}" for number in range(count)]
+    np.testing.assert_array_equal(panels[-1].images[0].get_array(), images[-1].permute(1, 2, 0))
+
+
+def test_image_grid_without_titles_in_one_column():
+    plots.image_grid(make_shapes(3, 16, 0).images, columns=1)
+    assert len(draw()) == 3
+
+
+def test_confusion_matrix():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    predictions = torch.tensor([0, 0, 0, 1, 0, 1])
+    plots.confusion_matrix(labels, predictions, ["cat", "dog", "fish"])
+    (axes,) = draw()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "fish"]
+    # rows are true classes; a class without images has no share of anything
+    np.testing.assert_allclose(axes.images[0].get_array(), [[75, 25, 0], [50, 50, 0], [0, 0, 0]])
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "50", "50"]
+
+
+@pytest.mark.parametrize("columns", [("parameters",), ("parameters", "MACs"), ("parameters", "MACs", "activations")])
+def test_layer_bars(columns):
+    table = summarize(new_tiny_network(), (3, 16, 16))
+    table["activations"] = range(1, len(table) + 1)
+    plots.layer_bars(table, columns, title="a title")
+    (axes,) = draw()
+    assert axes.get_ylabel() == "share of the network (%)"
+    assert axes.get_xlabel() == "layer"
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(table["layer"])
+    assert len(axes.containers) == len(columns)
+    for container, column in zip(axes.containers, columns):
+        heights = [bar.get_height() for bar in container]
+        assert sum(heights) == pytest.approx(100)
+        np.testing.assert_allclose(heights, 100 * table[column] / table[column].sum())
+    hatches = {container[0].get_hatch() for container in axes.containers}
+    assert len(hatches) == len(columns)  # told apart without colour
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(columns)
+
+
+def test_the_style_is_opaque_and_the_colours_are_told_apart():
+    assert matplotlib.rcParams["savefig.transparent"] is False
+    assert matplotlib.rcParams["figure.facecolor"] == "white"
+    assert len(set(plots.COLOURS)) == len(plots.COLOURS) == len(set(plots.MARKERS))
+    assert len({plots.TRAINING, plots.VALIDATION, plots.PLAIN, plots.RESIDUAL}) == 4

@@ -1,0 +1,280 @@
+"""The records of training runs, and the tables made from them."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+from datetime import datetime, timezone
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from course_utils import choose_scale, count, fit, load_records, make_shapes, records, save_record, scoreboard
+from helpers import ROOT, new_tiny_network
+
+SETTINGS = choose_scale("smoke", {"epochs": (5, 4, 2), "image_size": (128, 64, 16), "learning_rate": (0.1, 0.1, 0.05)})
+TRAIN, VAL = make_shapes(40, 16, 1), make_shapes(20, 16, 2)
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    """Keep the records of these tests in a directory of their own."""
+    monkeypatch.setenv("COURSE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.delenv("COURSE_CODE", raising=False)
+    return tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = new_tiny_network()
+    return model, fit(model, TRAIN, VAL, epochs=2, batch_size=16, device="cpu", precision="float32")
+
+
+def save(trained, chapter="ladder/01_plain_cnn", run="a2-norm", label="plain CNN, batch norm", seed=0):
+    model, history = trained
+    return save_record(chapter, run, label, model, TRAIN, VAL, history, SETTINGS, seed)
+
+
+def test_a_record_says_everything(trained, results):
+    path = save(trained, seed=3)
+    assert path == results / "ladder" / "01_plain_cnn" / "smoke-a2-norm-seed3.json"
+    record = json.loads(path.read_text())
+    model, history = trained
+    assert record["chapter"] == "ladder/01_plain_cnn"
+    assert (record["run"], record["label"]) == ("a2-norm", "plain CNN, batch norm")
+    assert (record["scale"], record["seed"]) == ("smoke", 3)
+    assert record["data"] == {"name": "shapes", "image_size": 16, "train": 40, "val": 20, "classes": 10}
+    assert record["settings"] == {"epochs": 2, "image_size": 16, "learning_rate": 0.05}
+    assert {name: record[name] for name in ("parameters", "macs")} == count(model, (3, 16, 16))
+    assert record["epochs"] == len(record["history"]) == 2
+    assert record["history"] == history.to_dict("records")
+    assert record["val_accuracy"] == record["history"][-1]["val_accuracy"]
+    assert record["val_loss"] == record["history"][-1]["val_loss"]
+    assert record["train_accuracy"] == record["history"][-1]["train_accuracy"]
+    assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in record["history"]))
+    assert record["modules"] == records.modules_fingerprint()
+    assert set(record["versions"]) == {"python", "torch", "torchvision", "numpy"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["numpy"] == np.__version__
+    assert record["device"] == "cpu"
+    assert record["precision"] == "float32"
+    assert record["threads"] == torch.get_num_threads()
+    assert len(record["processor"]) > 1
+    assert record["commit"] is None or re.fullmatch("[0-9a-f]{40}", record["commit"])
+    assert isinstance(record["uncommitted_changes"], bool)
+    assert record["code"] is None
+    made = datetime.fromisoformat(record["date"])
+    assert abs((datetime.now(timezone.utc) - made).total_seconds()) < 600
+
+
+def test_a_record_holds_no_path_of_this_machine(trained):
+    assert str(ROOT) not in save(trained).read_text()
+
+
+def test_the_code_of_the_chapter_is_copied_from_its_runner(monkeypatch):
+    monkeypatch.setenv("COURSE_CODE", "abc123")
+    model = new_tiny_network()
+    history = fit(model, TRAIN, VAL, epochs=1, batch_size=16, device="cpu", precision="float32")
+    assert json.loads(save((model, history)).read_text())["code"] == "abc123"
+
+
+def test_commit_and_changes_are_those_of_the_code(tmp_path, monkeypatch):
+    package = tmp_path / "checkout" / "course_utils"
+    package.mkdir(parents=True)
+    (package / "module.py").write_text("x = 1\n")
+    git = ["git", "-C", str(package.parent), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    monkeypatch.setattr(records, "modules_fingerprint", lambda: "0")
+    found = records.provenance(torch.device("cpu"), torch.float32)
+    assert (found["commit"], found["uncommitted_changes"]) == (head, False)
+    (package / "module.py").write_text("x = 2\n")
+    assert records.provenance(torch.device("cpu"), torch.float32)["uncommitted_changes"] is True
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    found = records.provenance(torch.device("cpu"), torch.float32)
+    assert found["commit"] is None
+    json.dumps(found)
+
+
+def test_a_history_without_epochs_is_refused(trained, results):
+    with pytest.raises(ValueError, match="the run 'a2-norm' has no finished epoch: there is nothing to record"):
+        save((trained[0], pd.DataFrame([])))
+    assert not results.exists()
+
+
+def test_a_second_run_of_the_same_seed_takes_the_place_of_the_first(trained):
+    assert save(trained) == save(trained, label="another label")
+    assert load_records("smoke")["label"].tolist() == ["another label"]
+
+
+def test_records_stand_in_order_of_chapter_run_and_seed(trained):
+    for chapter, run, seed in [("ladder/03_stem", "a4", 0), ("ladder/01_plain_cnn", "a2", 2), ("ladder/01_plain_cnn", "a2", 0),
+                               ("ladder/01_plain_cnn", "a1", 0), ("ladder/01_plain_cnn", "a2", 10)]:  # fmt: skip
+        save(trained, chapter, run, seed=seed)
+    found = load_records("smoke")
+    assert found[["chapter", "run", "seed"]].values.tolist() == [
+        ["ladder/01_plain_cnn", "a1", 0],
+        ["ladder/01_plain_cnn", "a2", 0],
+        ["ladder/01_plain_cnn", "a2", 2],
+        ["ladder/01_plain_cnn", "a2", 10],
+        ["ladder/03_stem", "a4", 0],
+    ]
+
+
+def test_records_of_one_chapter_one_scale_and_another_directory(trained, tmp_path, results):
+    save(trained, "ladder/01_plain_cnn")
+    path = save(trained, "ladder/03_stem")
+    shutil.copy(path, path.with_name("gpu-a2-norm-seed0.json"))
+    assert len(load_records("smoke")) == 2
+    assert len(load_records("gpu")) == 1
+    assert load_records("smoke", "ladder/03_stem")["chapter"].tolist() == ["ladder/03_stem"]
+    assert load_records("smoke", "ladder/02_residual_block").empty
+    results.rename(tmp_path / "elsewhere")
+    assert load_records("smoke").empty
+    assert len(load_records("smoke", directory=tmp_path / "elsewhere")) == 2
+
+
+def write(results, run, seed, accuracy, seconds=10.0, chapter="ladder/01_plain_cnn"):
+    """Write a record by hand, with what the scoreboard needs."""
+    path = results / chapter / f"cpu-{run}-seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"chapter": chapter, "run": run, "label": f"label of {run}", "scale": "cpu", "seed": seed, "parameters": 395674,
+              "macs": 20646400, "seconds": seconds, "val_accuracy": accuracy}  # fmt: skip
+    path.write_text(json.dumps(record))
+
+
+def test_the_scoreboard(results):
+    write(results, "a1", 0, 0.1)
+    for seed, accuracy, seconds in ((0, 0.70, 10.0), (1, 0.71, 11.0), (2, 0.74, 13.5)):
+        write(results, "a2", seed, accuracy, seconds)
+    write(results, "a4", 0, 0.8216, chapter="ladder/03_stem")
+    table = scoreboard("cpu")
+    columns = ["chapter", "network", "parameters", "MACs", "training", "validation accuracy"]
+    assert list(table.columns) == columns
+    # mean 71.666..., sample deviation sqrt((1.667^2 + 0.667^2 + 2.333^2) / 2) = 2.0817
+    assert table.values.tolist() == [
+        ["01_plain_cnn", "label of a1", "395,674", "20.6 M", "10.0 s", "10.0 % (one run)"],
+        ["01_plain_cnn", "label of a2", "395,674", "20.6 M", "11.5 s", "71.7 ± 2.1 % (3 seeds)"],
+        ["03_stem", "label of a4", "395,674", "20.6 M", "10.0 s", "82.2 % (one run)"],
+    ]
+    assert scoreboard("cpu", "ladder/03_stem")["network"].tolist() == ["label of a4"]
+
+
+def test_the_scoreboard_without_records():
+    table = scoreboard("gpu")
+    assert len(table) == 0
+    assert list(table.columns) == ["chapter", "network", "parameters", "MACs", "training", "validation accuracy"]
+
+
+def test_accuracy_in_words():
+    assert records.accuracy_text(pd.Series([0.7123])) == "71.2 % (one run)"
+    assert records.accuracy_text(pd.Series([0.70, 0.72])) == "71.0 ± 1.4 % (2 seeds)"
+
+
+def test_where_things_go(monkeypatch):
+    for name in ("COURSE_RESULTS", "COURSE_CHECKPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+    assert str(records.results_directory()) == "results"
+    assert records.checkpoint_path("a2-norm", 1).as_posix() == "checkpoints/a2-norm-seed1.pt"
+    monkeypatch.setenv("COURSE_CHECKPOINTS", "elsewhere")
+    assert records.checkpoint_path("a2-norm", 1).as_posix() == "elsewhere/a2-norm-seed1.pt"
+
+
+# ------------------------------------------------------------------ the fingerprint of the modules
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package, whose fingerprint `records` then takes."""
+    copy = tmp_path / "course_utils"
+    shutil.copytree(ROOT / "course_utils", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(records, "__file__", str(copy / "records.py"))
+    return copy
+
+
+def change(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+HERE = records.modules_fingerprint()
+
+
+def test_a_copy_has_the_same_fingerprint(package):
+    assert re.fullmatch("[0-9a-f]{16}", HERE)
+    assert records.modules_fingerprint() == HERE
+
+
+def test_empty_fields_do_not_count(package, monkeypatch):
+    # from 3.12 on a function has an empty field more, and from 3.13 on ast.dump leaves such fields out
+    before, parse = records.modules_fingerprint(), ast.parse
+
+    class Later(ast.FunctionDef):
+        _fields = (*ast.FunctionDef._fields, "added_later")
+
+    Later.__name__ = "FunctionDef"
+
+    def parse_later(*rest):
+        tree = parse(*rest)
+        for node in ast.walk(tree):
+            if type(node) is ast.FunctionDef:
+                node.__class__, node.added_later = Later, []
+        return tree
+
+    monkeypatch.setattr(records.ast, "parse", parse_later)
+    assert records.modules_fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("training", "weight_decay: float = 5e-4", "weight_decay: float = 4e-4"),
+        ("training", "optimizer.zero_grad()", "pass"),
+        ("data", "1.25 * image_size", "1.26 * image_size"),
+        ("networks", "nn.init.zeros_(", "nn.init.ones_("),
+        ("settings", '"gpu" if torch.cuda.is_available() else "cpu"', '"cpu"'),
+    ],
+)
+def test_another_code_has_another_fingerprint(package, module, old, new):
+    before = records.modules_fingerprint()
+    change(package / f"{module}.py", old, new)
+    assert records.modules_fingerprint() != before
+
+
+@pytest.mark.parametrize("module", ["training", "data", "networks", "settings"])
+def test_comments_layout_and_docstrings_do_not_count(package, module):
+    before = records.modules_fingerprint()
+    path = package / f"{module}.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text("# a comment\n\n" + text.replace("\n\n\n", "\n\n\n\n\n") + "\n# and one more\n", encoding="utf-8")
+    change(path, '"""', '"""Another first line. ')
+    assert records.modules_fingerprint() == before
+
+
+def test_a_docstring_more_or_less_does_not_count(package):
+    before = records.modules_fingerprint()
+    change(package / "training.py", "-> str:\n    return (\n", '-> str:\n    """Say it."""\n    return (\n')
+    assert records.modules_fingerprint() == before
+
+
+def test_a_string_that_is_no_docstring_counts(package):
+    before = records.modules_fingerprint()
+    change(package / "data.py", 'name == "imagenette" else Path', 'name == "imagenet" else Path')
+    assert records.modules_fingerprint() != before
+
+
+def test_modules_that_only_show_do_not_count(package):
+    before = records.modules_fingerprint()
+    for module in ("plots", "summary", "records"):
+        with open(package / f"{module}.py", "a") as file:
+            file.write("\nEXTRA = 1\n")
+    assert records.modules_fingerprint() == before

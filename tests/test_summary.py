@@ -1,0 +1,128 @@
+"""Parameters and multiply-accumulates, against sums done by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils import count, summarize
+
+from helpers import copy_state, new_tiny_network, same_state
+
+# (network, input shape, parameters, MACs, output shape), each worked out by hand
+CASES = {
+    # 3 to 4 channels, 3x3, padding 1, 8x8 positions; a bias adds parameters, not MACs
+    "convolution with bias": (nn.Conv2d(3, 4, 3, padding=1), (3, 8, 8), 3 * 4 * 9 + 4, 8 * 8 * 3 * 4 * 9, "4 x 8 x 8"),
+    "convolution without bias": (
+        nn.Conv2d(3, 4, 3, padding=1, bias=False), (3, 8, 8), 3 * 4 * 9, 8 * 8 * 3 * 4 * 9, "4 x 8 x 8"
+    ),
+    # floor((7 + 0 - 3) / 2) + 1 = 3
+    "stride and no padding": (nn.Conv2d(2, 5, 3, stride=2), (2, 7, 7), 2 * 5 * 9 + 5, 3 * 3 * 2 * 5 * 9, "5 x 3 x 3"),
+    # each output sees 4 / 2 = 2 input channels
+    "groups": (
+        nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False), (4, 5, 5), 6 * 2 * 9, 5 * 5 * 6 * 2 * 9, "6 x 5 x 5"
+    ),
+    "one channel a group": (
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), (8, 4, 6), 8 * 9, 4 * 6 * 8 * 9, "8 x 4 x 6"
+    ),
+    "oblong kernel": (nn.Conv2d(1, 2, (1, 3), bias=False), (1, 4, 9), 6, 4 * 7 * 2 * 3, "2 x 4 x 7"),
+    "linear": (nn.Linear(12, 7), (12,), 12 * 7 + 7, 12 * 7, "7"),
+    "linear without bias": (nn.Linear(12, 7, bias=False), (12,), 12 * 7, 12 * 7, "7"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_single_layer(name):
+    layer, shape, parameters, macs, output = CASES[name]
+    table = summarize(layer, shape)
+    assert len(table) == 1
+    row = table.iloc[0]
+    assert (row["parameters"], row["MACs"], row["output shape"]) == (parameters, macs, output)
+    assert row["type"] == type(layer).__name__
+    assert count(layer, shape) == {"parameters": parameters, "macs": macs}
+
+
+def test_rows_stand_in_the_order_in_which_layers_run():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    table = summarize(model, (3, 6, 6))
+    assert list(table.columns) == ["layer", "type", "output shape", "parameters", "MACs"]
+    assert list(table["layer"]) == ["0", "1", "2", "3", "4", "5"]
+    assert list(table["type"]) == ["Conv2d", "BatchNorm2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear"]
+    assert list(table["output shape"]) == ["4 x 3 x 3", "4 x 3 x 3", "4 x 3 x 3", "4 x 1 x 1", "4", "2"]
+    assert list(table["parameters"]) == [3 * 4 * 9 + 4, 4 + 4, 0, 0, 0, 4 * 2 + 2]
+    assert list(table["MACs"]) == [3 * 3 * 3 * 4 * 9, 0, 0, 0, 0, 8]
+
+
+class Branches(nn.Module):
+    """Layers that are defined in one order and run in another, inside a module of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Conv2d(4, 4, 1, bias=False)
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.ReLU())
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) + x
+
+
+def test_nested_modules_and_order_of_running():
+    table = summarize(nn.Sequential(Branches(), nn.Conv2d(4, 1, 1, bias=False)), (3, 5, 5))
+    assert list(table["layer"]) == ["0.first.0", "0.first.1", "0.second", "1"]
+    assert list(table["MACs"]) == [25 * 3 * 4 * 9, 0, 25 * 4 * 4, 25 * 4]
+
+
+def test_two_networks_side_by_side_in_one_class_name():
+    # the counter names layers from the class down; a class inside itself must not confuse it
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4, bias=False)), nn.Sequential(nn.Linear(4, 5, bias=False)))
+    assert list(summarize(model, (3,))["MACs"]) == [12, 20]
+
+
+def test_a_layer_used_twice_stands_once_with_the_work_of_both():
+    layer = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    table = summarize(nn.Sequential(layer, nn.ReLU(), layer), (4, 6, 6))
+    assert list(table["type"]).count("Conv2d") == 1
+    assert table["parameters"].sum() == 4 * 4 * 9
+    assert table["MACs"].sum() == 2 * 36 * 4 * 4 * 9
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_weights_and_statistics_stay(training):
+    model = new_tiny_network().train(training)
+    before = copy_state(model)
+    summarize(model, (3, 16, 16))
+    count(model, (3, 16, 16))
+    assert same_state(copy_state(model), before)
+    assert all(module.training == training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_frozen_norm_stays_frozen():
+    model = new_tiny_network().train()
+    model[1].eval()
+    summarize(model, (3, 16, 16))
+    assert model.training
+    assert not model[1].training
+
+
+def test_a_network_without_parameters():
+    table = summarize(nn.Sequential(nn.AvgPool2d(2), nn.Flatten()), (3, 4, 4))
+    assert list(table["output shape"]) == ["3 x 2 x 2", "12"]
+    assert count(nn.Flatten(), (3, 4, 4)) == {"parameters": 0, "macs": 0}
+
+
+def test_nothing_stays_behind_when_the_network_fails():
+    model = new_tiny_network().train()
+    with pytest.raises(RuntimeError):
+        summarize(model, (4, 16, 16))
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_one_image_counts_the_same_in_any_memory_layout():
+    model = new_tiny_network()
+    plain = count(model, (3, 17, 23))
+    assert plain == count(model.to(memory_format=torch.channels_last), (3, 17, 23))
+    # 9x12 and 5x6 positions, halves rounded up
+    assert plain["macs"] == 9 * 12 * 3 * 8 * 9 + 5 * 6 * 8 * 16 * 9 + 16 * 10

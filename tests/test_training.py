@@ -1,0 +1,635 @@
+"""The training loop: the same numbers each time, through kills and bad input."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course_utils import CheckpointError, ImageData, evaluate, fit, make_shapes, predict, training
+from helpers import ROOT, chapter_definitions, copy_state, new_tiny_network, same_state
+from killed_run import CHOSEN, EPOCHS, KILLS
+
+TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
+COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
+
+
+def train(model=None, train=TRAIN, val=VAL, **options):
+    """Train a tiny network for two epochs, unless told otherwise; return it and its history."""
+    model = model if model is not None else new_tiny_network()
+    options = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"} | options
+    return model, fit(model, train, val, **options)
+
+
+def figures(history: pd.DataFrame) -> list[dict]:
+    return history.drop(columns="seconds").to_dict("records")
+
+
+# ------------------------------------------------------------------ the same numbers
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "crop": 2}, {"precision": "bfloat16"}])
+def test_same_seed_same_numbers(options):
+    first, first_history = train(**options)
+    torch.rand(7)  # whatever has been drawn in between
+    second, second_history = train(**options)
+    assert same_state(copy_state(first), copy_state(second))
+    assert figures(first_history) == figures(second_history)
+
+
+def test_same_seed_same_numbers_with_dropout():
+    states = [copy_state(train(new_tiny_network(dropout=0.5))[0]) for _ in range(2)]
+    assert same_state(*states)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"flip": True}, {"crop": 1}, {"learning_rate": 0.06},
+                                     {"momentum": 0.8}, {"weight_decay": 0.0}, {"batch_size": 15}])  # fmt: skip
+def test_each_setting_makes_a_difference(options):
+    assert not same_state(copy_state(train()[0]), copy_state(train(**options)[0]))
+
+
+def test_each_epoch_has_an_order_of_its_own(monkeypatch):
+    orders, real = [], ImageData.batches
+
+    def watch(self, batch_size, generator=None, *rest, **options):
+        for x, y in real(self, batch_size, generator, *rest, **options):
+            if generator is not None:
+                orders.append(y.tolist())
+            yield x, y
+
+    monkeypatch.setattr(ImageData, "batches", watch)
+    train(epochs=3, batch_size=70)
+    assert len(orders) == 3
+    assert len({tuple(order) for order in orders}) == 3
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(TRAIN.labels.tolist())
+
+
+def bare_loop(model, epochs, batch_size, learning_rate=0.05, seed=0):
+    """The loop of chapter 1, with nothing around it; returns the loss and the right answers of each image."""
+    model.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, weight_decay=5e-4)
+    steps = -(-len(TRAIN) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=epochs * steps)
+    epoch_figures = []
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+        losses, right = [], []
+        for start in range(0, len(TRAIN), batch_size):
+            index = order[start : start + batch_size]
+            x, y = TRAIN.images[index] / 255, TRAIN.labels[index]
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate = schedule.get_last_lr()[0]
+            schedule.step()
+            losses += F.cross_entropy(logits.detach(), y, reduction="none").tolist()
+            right += (logits.argmax(1) == y).tolist()
+        epoch_figures.append((sum(losses) / len(TRAIN), sum(right) / len(TRAIN), rate))
+    return epoch_figures
+
+
+def test_the_same_as_a_bare_loop_and_weighted_by_image():
+    # 70 images in batches of 16: the last has 6, and means over batches would differ
+    reference = new_tiny_network()
+    expected = bare_loop(reference, epochs=3, batch_size=16)
+    model, history = train(epochs=3)
+    assert same_state(copy_state(reference), copy_state(model))
+    for row, (loss, accuracy, rate) in zip(history.to_dict("records"), expected):
+        assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
+        assert row["train_accuracy"] == pytest.approx(accuracy, rel=1e-12)
+        assert row["learning_rate"] == pytest.approx(rate, rel=1e-12)
+    model.eval()
+    with torch.no_grad():
+        logits = model(VAL.images / 255)
+    assert history["val_loss"].iloc[-1] == pytest.approx(F.cross_entropy(logits, VAL.labels).item(), rel=1e-5)
+    assert history["val_accuracy"].iloc[-1] == pytest.approx((logits.argmax(1) == VAL.labels).double().mean().item())
+
+
+def test_the_loop_of_chapter_1_gives_the_same_figures():
+    names = chapter_definitions(ROOT / "notebooks" / "ladder" / "01_plain_cnn.ipynb")
+    names |= {"time": time, "pd": pd, "F": F, "seed": 0}
+    torch.manual_seed(3)
+    theirs = names["train_loop"](new_tiny_network(), TRAIN, VAL, 3, 0.05, batch_size=16)
+    _, ours = train(epochs=3)
+    columns = ["epoch", "train_loss", "val_loss", "val_accuracy"]
+    # another memory layout, so the last digits may differ
+    assert ours[columns].values == pytest.approx(theirs[columns].values, rel=1e-3)
+
+
+def test_the_history_is_a_table():
+    _, history = train(epochs=3)
+    assert list(history.columns) == COLUMNS
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history[["train_accuracy", "val_accuracy"]].stack().between(0, 1).all()
+    assert (history["seconds"] > 0).all()
+    assert history["learning_rate"].iloc[-1] < 0.05 / 1000  # one cycle ends near nothing
+    assert history.attrs["provenance"]["precision"] == "float32"
+    assert history.attrs["provenance"]["device"] == "cpu"
+    json.dumps(history.attrs["provenance"])
+
+
+def test_the_peak_of_the_schedule_is_the_learning_rate(monkeypatch):
+    rates, real = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *rest: rates.append(self.param_groups[0]["lr"]) or real(self, *rest)
+    )
+    train(epochs=4, learning_rate=0.03)
+    assert len(rates) == 4 * 5
+    assert max(rates) == pytest.approx(0.03, rel=0.02)
+    assert 0 < rates.index(max(rates)) < len(rates) / 2
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    # batch norm over one image and one position has nothing to norm; 33 = 2 x 16 + 1
+    model = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10))
+    part = TRAIN.subset(33)
+    _, history = train(model, train=part, epochs=2)
+    assert len(history) == 2
+    # 2 steps an epoch, as for 32 images
+    assert history["learning_rate"].iloc[0] == pytest.approx(
+        train(new_tiny_network(), train=TRAIN.subset(32))[1]["learning_rate"].iloc[0]
+    )
+
+
+def test_a_last_batch_of_two_images_is_not_left_out(monkeypatch):
+    steps, real = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: steps.append(1) or real(self, *rest))
+    train(train=TRAIN.subset(34), epochs=1)
+    assert len(steps) == 3
+
+
+def test_what_is_printed(capsys):
+    train(epochs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    pattern = r"epoch 1/2  train loss \d\.\d{3}, accuracy \d+\.\d %  validation loss \d\.\d{3}, accuracy \d+\.\d %  \d+\.\d s"
+    assert re.fullmatch(pattern, lines[0])
+
+
+# ------------------------------------------------------------------ device, precision, mode
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training.choose_device("auto") == torch.device("cpu")
+    assert training.choose_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert training.choose_device("auto") == torch.device("cuda")
+    assert training.choose_device("cuda:1") == torch.device("cuda:1")
+    assert training.choose_device() == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({}, "float32"), ({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)  # fmt: skip
+def test_automatic_precision_on_a_processor(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert training.choose_precision("auto", torch.device("cpu")) == getattr(torch, expected)
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, "float16"), (8, "bfloat16"), (9, "bfloat16")])
+def test_automatic_precision_on_a_gpu(monkeypatch, major, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 5))
+    assert training.choose_precision("auto", torch.device("cuda")) == getattr(torch, expected)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_precision_by_name(name):
+    assert training.choose_precision(name, torch.device("cpu")) == getattr(torch, name)
+
+
+@pytest.mark.parametrize("name", ["float64", "half", "fp32", ""])
+def test_unknown_precision(name):
+    with pytest.raises(ValueError, match=f"unknown precision '{name}': choose auto, float32, bfloat16 or float16"):
+        train(precision=name)
+
+
+def test_unknown_device_is_named():
+    with pytest.raises(RuntimeError, match="gpu"):
+        train(device="gpu")
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
+    model, seen = new_tiny_network(), []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.dtype)))
+    _, history = train(model, precision="bfloat16", epochs=3)
+    assert (True, torch.bfloat16) in seen
+    assert (False, torch.bfloat16) in seen
+    assert (True, torch.float32) not in seen
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert history.attrs["provenance"]["precision"] == "bfloat16"
+    plain = train(epochs=3)[1]
+    assert history["train_loss"].iloc[-1] == pytest.approx(plain["train_loss"].iloc[-1], abs=0.05)
+    assert history["train_loss"].iloc[-1] != plain["train_loss"].iloc[-1]
+
+
+def test_images_and_weights_are_channels_last():
+    model, seen = new_tiny_network(), []
+    layout = {"memory_format": torch.channels_last}
+    model[0].register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].is_contiguous(**layout) and module.weight.is_contiguous(**layout))
+        if module.training else None
+    )  # fmt: skip
+    train(model, flip=True, crop=1)
+    assert seen and all(seen)
+
+
+def test_fit_trains_a_network_that_was_left_in_evaluation_mode():
+    model, history = train(new_tiny_network().eval())
+    reference, _ = train(new_tiny_network().train())
+    assert same_state(copy_state(model), copy_state(reference))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_predict_and_evaluate_give_the_mode_back(mode):
+    model = new_tiny_network(dropout=0.5).train(mode)
+    before = copy_state(model)
+    first, second = predict(model, VAL), predict(model, VAL, batch_size=7)
+    evaluate(model, VAL)
+    assert model.training == mode
+    assert all(module.training == mode for module in model.modules())
+    assert same_state(copy_state(model), before)  # no norm has learned from it
+    torch.testing.assert_close(first, second, rtol=1e-2, atol=1e-2)  # no dropout
+
+
+def test_predict_keeps_a_frozen_norm_frozen():
+    model = new_tiny_network().train()
+    model[1].eval()
+    predict(model, VAL)
+    assert model.training
+    assert not model[1].training
+
+
+def test_predict_gives_the_mode_back_after_an_error():
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(5, 5)).train()
+    with pytest.raises(RuntimeError):
+        predict(broken, VAL, precision="float32")
+    assert broken.training
+
+
+def test_predict_returns_float32_in_the_order_of_the_data():
+    model = new_tiny_network().eval()
+    for precision in ("float32", "bfloat16"):
+        logits = predict(model, VAL, batch_size=8, precision=precision)
+        assert logits.shape == (30, 10)
+        assert logits.dtype == torch.float32
+        assert not logits.requires_grad
+        with torch.no_grad():
+            expected = model(VAL.images / 255)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 if precision == "float32" else 0.05)
+
+
+def test_evaluate_counts_every_image_once():
+    class Known(nn.Module):
+        """Right for the first seven images of ten, sure of itself by one."""
+
+        def __init__(self):
+            super().__init__()
+            self.unused, self.seen = nn.Linear(1, 1), 0
+
+        def forward(self, x):
+            numbers = torch.arange(self.seen, self.seen + len(x))
+            self.seen += len(x)
+            return F.one_hot(torch.where(numbers < 7, 0, 1), 2).float()
+
+    data = ImageData(torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.zeros(10).long(), ["a", "b"], "known")
+    result = evaluate(Known(), data, batch_size=4, precision="float32")
+    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    zero = torch.tensor([0])
+    loss = 0.7 * F.cross_entropy(right, zero) + 0.3 * F.cross_entropy(wrong, zero)
+    assert set(result) == {"loss", "accuracy"}
+    assert result["accuracy"] == pytest.approx(0.7)
+    assert result["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+# ------------------------------------------------------------------ what can go wrong
+
+
+class Trouble(nn.Module):
+    """A network that calls `event(logits)` at one batch of its training."""
+
+    def __init__(self, batch: int, event):
+        super().__init__()
+        self.inner, self.left, self.event = new_tiny_network(), batch, event
+
+    def forward(self, x):
+        logits = self.inner(x)
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                return self.event(logits)
+        return logits
+
+
+def throw(error):
+    raise error
+
+
+def test_ctrl_c_returns_the_finished_epochs(capsys):
+    # five batches an epoch: the twelfth is in epoch 3
+    _, history = train(Trouble(12, lambda _: throw(KeyboardInterrupt())), epochs=4)
+    assert history["epoch"].tolist() == [1, 2]
+    assert list(history.columns) == COLUMNS
+    assert "provenance" in history.attrs
+    assert "Stopped by hand after 2 of 4 epochs." in capsys.readouterr().out
+    assert figures(history) == figures(train(Trouble(0, None), epochs=4)[1])[:2]
+
+
+def test_ctrl_c_in_the_first_epoch(capsys):
+    _, history = train(Trouble(1, lambda _: throw(KeyboardInterrupt())), epochs=4)
+    assert len(history) == 0
+    assert "Stopped by hand after 0 of 4 epochs." in capsys.readouterr().out
+
+
+def test_after_ctrl_c_a_checkpoint_goes_on(tmp_path):
+    path = tmp_path / "run.pt"
+    train(Trouble(12, lambda _: throw(KeyboardInterrupt())), epochs=4, checkpoint=path)
+    model, history = train(Trouble(0, None), epochs=4, checkpoint=path)
+    unbroken, expected = train(Trouble(0, None), epochs=4)
+    assert same_state(copy_state(model), copy_state(unbroken))
+    assert figures(history) == figures(expected)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_no_number_any_more(tmp_path, value):
+    model = Trouble(8, lambda logits: logits * float("nan") if value == "nan" else logits - torch.tensor(
+        [3e38] * 10) * F.one_hot(torch.arange(len(logits)) % 10, 10) * 2)  # fmt: skip
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError) as error:
+        train(model, epochs=3, learning_rate=0.04, checkpoint=path)
+    told = str(error.value)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.04, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.04, total_steps=15)
+    for _ in range(7):
+        optimizer.step()
+        schedule.step()
+    assert f"the loss became {value} in epoch 2, batch 3, at a learning rate of {schedule.get_last_lr()[0]:.3g}" in told
+    assert "Try a tenth of the learning rate" in told
+    # epoch 1 is not lost
+    assert len(torch.load(path, weights_only=True)["history"]) == 1
+
+
+def test_a_learning_rate_that_is_much_too_high():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 10))
+    with pytest.raises(FloatingPointError, match=r"the loss became (nan|inf) in epoch \d+, batch \d+"):
+        train(plain, epochs=9, learning_rate=1e6)
+
+
+@pytest.mark.parametrize(("num_classes", "told"), [(9, r"\(2, 9\)"), (11, r"\(2, 11\)"), (1, r"\(2, 1\)")])
+def test_output_and_classes_differ(num_classes, told):
+    model = new_tiny_network(num_classes=num_classes)
+    before = copy_state(model)
+    with pytest.raises(ValueError, match=rf"gives {told} for 2 images, but the data has 10 classes.* num_classes=10"):
+        train(model)
+    assert same_state(copy_state(model), before)
+
+
+def test_output_without_pooling_differs():
+    with pytest.raises(ValueError, match=r"gives \(2, 10, 16, 16\) for 2 images"):
+        train(nn.Conv2d(3, 10, 1))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(8, 8, 3), nn.MaxPool2d(2), nn.AvgPool2d(2)], ids=["convolution", "max pool", "average pool"]
+)
+def test_images_too_small_for_the_network(layer):
+    # 16, 8, 4, 2, 1 and one layer more than there are pixels
+    shrink = [nn.Conv2d(3, 8, 1), *(nn.MaxPool2d(2) for _ in range(4)), layer]
+    model = nn.Sequential(*shrink, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    with pytest.raises(ValueError, match="images of 16 px are too small for this network .*: use larger images"):
+        train(model)
+
+
+def test_another_error_of_the_network_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(nn.Sequential(nn.Flatten(), nn.Linear(5, 10)))
+
+
+def test_out_of_memory_suggests_a_batch_size():
+    memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.99 GiB")
+    with pytest.raises(RuntimeError, match="too small for batches of 16 images of 16 px: try batch_size=8") as error:
+        train(Trouble(3, lambda _: throw(memory)))
+    assert error.value.__cause__ is memory
+
+
+def test_train_and_val_of_other_classes():
+    other = ImageData(VAL.images, VAL.labels, [*VAL.classes[:-1], "square dance"], "other")
+    with pytest.raises(ValueError, match="val has .*square dance.*: they must be the same"):
+        train(val=other)
+
+
+def test_one_class_only():
+    one = ImageData(TRAIN.images[:4], torch.zeros(4).long(), ["disc"], "one")
+    with pytest.raises(ValueError, match=r"one class only, \['disc'\]: a classifier needs at least two"):
+        train(train=one, val=one)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_shortest_run(epochs):
+    # one batch an epoch
+    _, history = train(train=TRAIN.subset(5), epochs=epochs)
+    assert len(history) == epochs
+    assert history["train_loss"].between(0, 100).all()
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+@pytest.fixture
+def halfway(tmp_path):
+    """A checkpoint of a run that was stopped in its third epoch of four."""
+    path = tmp_path / "deep" / "folder" / "run.pt"
+    train(Trouble(12, lambda _: throw(KeyboardInterrupt())), epochs=4, checkpoint=path)
+    return path
+
+
+def refused(path, match, model=None, **options):
+    """Expect a CheckpointError; check that the file and the network are as they were."""
+    model = model if model is not None else Trouble(0, None)
+    weights, file = copy_state(model), path.read_bytes()
+    with pytest.raises(CheckpointError, match=match) as error:
+        train(model, checkpoint=path, **({"epochs": 4} | options))
+    assert str(path) in str(error.value)
+    assert "It is left as it is" in str(error.value)
+    assert path.read_bytes() == file
+    assert same_state(copy_state(model), weights)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_checkpoint_loads_with_weights_only(halfway):
+    state = torch.load(halfway, weights_only=True)
+    assert len(state["history"]) == 2
+    assert state["run"]["batch_size"] == 16
+    assert list(halfway.parent.iterdir()) == [halfway]  # and nothing lies beside it
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    path = tmp_path / "run.pt"
+    model, history = train(checkpoint=path)
+    again, same = train(Trouble(1, lambda _: throw(AssertionError("it trained"))).inner, checkpoint=path)
+    assert same_state(copy_state(model), copy_state(again))
+    assert same.equals(history)
+    assert same.attrs == history.attrs
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 0.1, 0.5, 0.9, -1, -30])
+def test_a_checkpoint_that_was_cut_off(halfway, keep):
+    whole = halfway.read_bytes()
+    keep = int(keep * len(whole)) if isinstance(keep, float) else keep
+    halfway.write_bytes(whole[:keep])
+    refused(halfway, "is not a whole checkpoint .*Move it away to start anew")
+
+
+def test_a_checkpoint_with_damaged_bytes_is_refused_or_harmless(halfway):
+    whole = bytearray(halfway.read_bytes())
+    start = whole.index(b"PK", 100)
+    whole[start : start + 400] = b"?" * 400
+    halfway.write_bytes(whole)
+    refused(halfway, "is not a whole checkpoint")
+
+
+@pytest.mark.parametrize("garbage", [b"hello", b"\x80\x04junk", b"PK\x03\x04" + b"\0" * 500, b"\0" * 4096])
+def test_garbage_is_no_checkpoint(halfway, garbage):
+    halfway.write_bytes(garbage)
+    refused(halfway, "is not a whole checkpoint .*another kind of file")
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"weights": torch.zeros(2)}, torch.zeros(3), {"run": 7}, {"run": {}}])
+def test_another_file_of_torch_is_no_checkpoint(halfway, state):
+    torch.save(state, halfway)
+    refused(halfway, "is not a whole checkpoint|is of another run")
+
+
+def test_code_in_a_checkpoint_is_not_run(halfway):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(halfway.parent / "evil"),)
+
+    torch.save({"run": Evil()}, halfway)
+    refused(halfway, "is not a whole checkpoint")
+
+
+@pytest.mark.parametrize(
+    "part", ["model", "optimizer", "schedule", "scaler", "random", "history", "provenance", "run"]
+)
+def test_a_checkpoint_without_one_of_its_parts(halfway, part):
+    state = torch.load(halfway, weights_only=True)
+    del state[part]
+    torch.save(state, halfway)
+    refused(halfway, "is not a whole checkpoint")
+
+
+class Unseen(nn.Module):
+    """A network whose size does not show when it is printed."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, 10))
+
+    def forward(self, x):
+        return x.mean((1, 2, 3)).view(-1, 1) * self.weight.sum(0)
+
+
+def test_a_checkpoint_of_a_network_that_prints_the_same(tmp_path):
+    path = tmp_path / "run.pt"
+    train(Unseen(3), checkpoint=path)
+    refused(path, "is of another run: network", model=Unseen(4), epochs=2)
+
+
+def test_a_checkpoint_of_another_network(halfway):
+    refused(halfway, "is of another run: network. ", model=new_tiny_network())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"epochs": 5}, "epochs 4 instead of 5"),
+        ({"learning_rate": 0.1}, "learning_rate 0.05 instead of 0.1"),
+        ({"batch_size": 32}, "batch_size 16 instead of 32"),
+        ({"seed": 1}, "seed 0 instead of 1"),
+        ({"flip": True}, "flip False instead of True"),
+        ({"crop": 2}, "crop 0 instead of 2"),
+        ({"momentum": 0.8}, "momentum 0.9 instead of 0.8"),
+        ({"weight_decay": 0.0}, "weight_decay 0.0005 instead of 0.0"),
+        ({"precision": "bfloat16"}, "precision torch.float32 instead of torch.bfloat16"),
+        ({"train": TRAIN.subset(60)}, "images"),
+        ({"train": make_shapes(70, 24, 1), "val": make_shapes(30, 24, 2)}, "image_size 16 instead of 24"),
+        ({"train": ImageData(TRAIN.images, TRAIN.labels, TRAIN.classes, "dots")}, "data shapes instead of dots"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_checkpoint_of_other_settings(halfway, options, told):
+    refused(halfway, f"is of another run: {told}", **options)
+
+
+def test_a_checkpoint_of_other_code(halfway, monkeypatch):
+    monkeypatch.setattr(training, "modules_fingerprint", lambda: "0123")
+    refused(halfway, "is of another run: course_utils")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        train(checkpoint=tmp_path / "file" / "run.pt")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(halfway, monkeypatch):
+    before = halfway.read_bytes()
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(Trouble(0, None), epochs=4, checkpoint=halfway)
+    assert halfway.read_bytes() == before
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_killed_ten_times_and_the_same_weights(tmp_path, dropout):
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    }  # fmt: skip
+    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(tmp_path), "4", str(dropout)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["kills"] == KILLS == 10
+    before, after = zip(*result["moments"])
+    assert min(after) < EPOCHS / 3
+    assert max(after) > EPOCHS / 2  # spread over the run
+    # a kill inside the writing of a checkpoint keeps the one before
+    for number in CHOSEN:
+        assert after[number] == before[number]
+    assert not list(tmp_path.glob("*.part"))  # what a kill left is cleared away by the next writing
+    assert result["epochs"] == EPOCHS
+    assert result["same_weights"]
+    assert result["same_history"]
+
+
+def test_weights_only_is_asked_for(halfway, monkeypatch):
+    asked, real = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *rest, **options: asked.append(options) or real(*rest, **options))
+    train(Trouble(0, None), epochs=4, checkpoint=halfway)
+    assert [options.get("weights_only") for options in asked] == [True]
+
+
+def test_a_network_can_be_loaded_from_a_checkpoint(tmp_path):
+    path = tmp_path / "run.pt"
+    model, _ = train(checkpoint=path)
+    other = new_tiny_network(seed=9)
+    other.load_state_dict(torch.load(io.BytesIO(path.read_bytes()), weights_only=True)["model"])
+    assert same_state(copy_state(model), copy_state(other))
