@@ -75,7 +75,7 @@ def provenance(device: torch.device, dtype: torch.dtype) -> dict:
 
     return {
         "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", ".")),  # of course_utils
         "modules": modules_fingerprint(),
         "code": os.environ.get("COURSE_CODE"),
         "versions": {
