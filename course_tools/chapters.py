@@ -91,7 +91,8 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _parse(source: str) -> ast.AST:
+def parse_cell(source: str) -> ast.AST:
+    """The syntax tree of a code cell, magics included; raises SyntaxError where it does not parse."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     # The install line holds the repository's address and trains nothing
@@ -110,7 +111,7 @@ def fingerprint(notebook: nbformat.NotebookNode, figures: bool = True) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "code" and not skipped & set(tags(cell)):
             try:
-                digest.update(code_text(_parse(cell.source)).encode() + b"\n")
+                digest.update(code_text(parse_cell(cell.source)).encode() + b"\n")
             except SyntaxError as error:
                 raise UserError(f"A cell does not parse: {error}\n{cell.source}") from error
     return digest.hexdigest()

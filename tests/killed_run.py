@@ -16,8 +16,9 @@ import torch
 
 torch.set_num_threads(1)
 
-from course_utils import ImageData, fit, make_shapes, training  # noqa: E402
 from helpers import new_tiny_network  # noqa: E402
+
+from course_utils import ImageData, fit, make_shapes, training  # noqa: E402
 
 EPOCHS, KILLS, IMAGES, BATCH_SIZE = 12, 10, 403, 8
 STEPS = -(-IMAGES // BATCH_SIZE)

@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from helpers import contents, tiny_network, write_folder, write_image
 from PIL import Image
 from torch import nn
 from torchvision.datasets import Imagenette
 
 from course_utils import DataError, ImageData, data, evaluate, fit, load_data, load_folder, make_shapes
-from helpers import contents, tiny_network, write_folder, write_image
 
 
 @pytest.fixture(autouse=True)
@@ -146,9 +146,7 @@ def test_batches_in_order_without_a_generator():
 
 def test_a_generator_decides_the_order():
     images = numbered(50)
-    first, again, other = (
-        order_of(images.batches(7, torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
-    )
+    first, again, other = (order_of(images.batches(7, torch.Generator().manual_seed(seed))) for seed in (1, 1, 2))
     assert first == again != other
     assert sorted(first) == sorted(other) == list(range(50))
     generator = torch.Generator().manual_seed(1)
@@ -158,7 +156,7 @@ def test_a_generator_decides_the_order():
 def test_range_is_zero_to_one():
     images = numbered(2)
     images.images[0], images.images[1] = 0, 255
-    (x, _), = images.batches(2)
+    ((x, _),) = images.batches(2)
     assert x[0].unique().tolist() == [0.0]
     assert x[1].unique().tolist() == [1.0]
 
@@ -208,9 +206,7 @@ def test_augmentation_follows_the_generator():
     images = numbered(30)
 
     def draw(seed):
-        return torch.cat(
-            [x for x, _ in images.batches(8, torch.Generator().manual_seed(seed), flip=True, crop=2)]
-        )
+        return torch.cat([x for x, _ in images.batches(8, torch.Generator().manual_seed(seed), flip=True, crop=2)])
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -274,8 +270,11 @@ def test_imagenette_class_names_are_words(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "suffix"),
-    [("L", "png"), ("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png"), ("LA", "png"), ("P", "png"), ("P", "gif"), ("1", "png")],
-)  # fmt: skip
+    [
+        *(("L", "png"), ("L", "jpg"), ("CMYK", "jpg"), ("RGBA", "png")),
+        *(("LA", "png"), ("P", "png"), ("P", "gif"), ("1", "png")),
+    ],
+)
 def test_images_of_other_kinds_become_rgb(tmp_path, mode, suffix):
     path = write_image(tmp_path / "part" / "a" / f"0.{suffix}", 1, size=(20, 20), mode=mode)
     write_image(tmp_path / "part" / "b" / "0.png", 2, size=(20, 20))

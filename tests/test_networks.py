@@ -5,10 +5,10 @@ import copy
 import pytest
 import timm
 import torch
+from helpers import ROOT, chapter_definitions, copy_by_order, randomise
 from torch import nn
 
 from course_utils import count, networks
-from helpers import ROOT, chapter_definitions, copy_by_order, randomise
 
 # network -> (parameters, MACs) at 128 px
 PINNED = {

@@ -8,7 +8,7 @@ from types import CodeType
 
 import pytest
 
-from course_tools.chapters import _parse, chapter_path, read_notebook, tags
+from course_tools.chapters import parse_cell, chapter_path, read_notebook, tags
 from course_tools.runs import GOLDEN_ENVIRONMENT, execute, modules_fingerprint
 
 COLAB = {"course_utils", "torch", "torchvision", "numpy", "matplotlib", "pandas", "tqdm", "PIL", "IPython"}
@@ -27,7 +27,7 @@ def code(notebook):
 def reads_and_defines(cell) -> tuple[set[str], set[str]]:
     """The names that a cell takes from other cells, and those that it defines for them."""
     reads, defines, todo = set(), set(), []
-    for step in dis.get_instructions(compile(_parse(cell.source), "cell", "exec")):
+    for step in dis.get_instructions(compile(parse_cell(cell.source), "cell", "exec")):
         if step.opname in ("LOAD_NAME", "LOAD_GLOBAL") and step.argval not in defines:
             reads.add(step.argval)
         elif step.opname in ("STORE_NAME", "STORE_GLOBAL"):
@@ -63,7 +63,7 @@ def test_nothing_of_a_run_is_left_in_the_metadata(notebook):
 
 def test_a_chapter_imports_what_colab_has(code):
     for cell in code:
-        for node in ast.walk(_parse(cell.source)):
+        for node in ast.walk(parse_cell(cell.source)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:

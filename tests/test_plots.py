@@ -9,9 +9,9 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from helpers import new_tiny_network  # noqa: E402
 
 from course_utils import make_shapes, plots, summarize  # noqa: E402
-from helpers import new_tiny_network  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from helpers import copy_state, new_tiny_network, same_state
 from torch import nn
 
 from course_utils import count, summarize
-
-from helpers import copy_state, new_tiny_network, same_state
 
 # (network, input shape, parameters, MACs, output shape), each worked out by hand
 CASES = {
