@@ -86,6 +86,8 @@ class ImageData:
 def _shift(x: torch.Tensor, pixels: int, generator: torch.Generator | None) -> torch.Tensor:
     """Shift each image of a batch by its own offset, at most `pixels` each way."""
     height, width = x.shape[-2:]
+    if pixels >= min(height, width):
+        raise ValueError(f"crop={pixels} is too much for images of {height} x {width} pixels")
     padded = torch.nn.functional.pad(x, (pixels,) * 4, mode="reflect")
     top, left = torch.randint(0, 2 * pixels + 1, (2, len(x), 1, 1, 1), generator=generator).to(x.device)
     rows = torch.arange(height, device=x.device).view(1, 1, -1, 1) + top

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 TRAINING, VALIDATION = "#0072B2", "#D55E00"
 PLAIN, RESIDUAL = "#7F7F7F", "#009E73"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F", "#E69F00")
+COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#000000")  # for anything else
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -42,7 +42,7 @@ def curves(histories: dict[str, pd.DataFrame], metric: str = "val_accuracy", tit
     ends = []
     for number, (label, history) in enumerate(histories.items()):
         values = history[metric] * (100 if percent else 1)
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour, marker = _colour(label, number), MARKERS[number % len(MARKERS)]
         axes.plot(history["epoch"], values, color=colour, marker=marker)
         ends.append((history["epoch"].iloc[-1], values.iloc[-1], label, colour))
     name = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
@@ -50,6 +50,14 @@ def curves(histories: dict[str, pd.DataFrame], metric: str = "val_accuracy", tit
     axes.xaxis.get_major_locator().set_params(integer=True)
     _name_ends(axes, ends)
     plt.show()
+
+
+def _colour(label: str, number: int) -> str:
+    """Return the colour that plain and residual networks have everywhere, or one of the others."""
+    for kind, colour in (("plain", PLAIN), ("residual", RESIDUAL)):
+        if label.startswith(f"{kind},"):
+            return colour
+    return COLOURS[number % len(COLOURS)]
 
 
 def history_curves(history: pd.DataFrame, title: str = "") -> None:

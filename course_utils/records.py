@@ -25,7 +25,7 @@ from course_utils.summary import count
 if TYPE_CHECKING:
     from course_utils.data import ImageData
 
-TRAINING_MODULES = ("settings", "data", "training", "networks")
+TRAINING_MODULES = ("settings", "data", "training", "networks", "summary")
 
 
 def results_directory() -> Path:

@@ -119,10 +119,14 @@ def fit(
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)
     steps = len(train) // batch_size + (len(train) % batch_size > 1)
+    swing = min(0.05, momentum, 1 - momentum)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=epochs * steps,
-        base_momentum=round(momentum - 0.05, 4), max_momentum=round(momentum + 0.05, 4),
-    )  # fmt: skip
+        optimizer,
+        learning_rate,
+        total_steps=epochs * steps,
+        base_momentum=round(momentum - swing, 4),
+        max_momentum=round(momentum + swing, 4),
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     torch.manual_seed(seed)
