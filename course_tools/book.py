@@ -9,7 +9,9 @@ from pathlib import Path
 def book(root: Path) -> int:
     """Build into build/book; any warning, or reference that does not resolve, is a failure."""
     page = root / "build/book/_build/html/index.html"
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going"]
+    # jupyter-book 1 cannot be run with -m
+    main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "build", ".", "-W", "-n", "--keep-going"]
     paths = [str(root), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     done = subprocess.run([*command, "--path-output", "build/book"], cwd=root, env=environment)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from course_tools.chapters import (
+    UserError,
     chapter_path,
     check_scale,
     choose_chapters,
@@ -168,8 +169,13 @@ def take_outputs(source, executed):
             ran = by_id[cell.id]
             count += 1 if ran.execution_count else 0
             cell.execution_count = count if ran.execution_count else None
-            cell.outputs = copy.deepcopy(ran.outputs)
-            for output in cell.outputs:
+            cell.outputs = []
+            for output in copy.deepcopy(ran.outputs):
+                last = cell.outputs[-1] if cell.outputs else {}
+                if output.output_type == "stream" and last.get("name") == output.name:
+                    last.text += output.text  # printed in pieces
+                    continue
+                cell.outputs.append(output)
                 if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
     notebook.metadata.pop("papermill", None)
@@ -198,7 +204,10 @@ def _run_apart(root: Path, chapter: str, seed: int, modules: str, accept) -> Out
         before = set(records_of(results, chapter))
         outcome = execute(root, chapter, "cpu", seed, output, results, modules)
         if not outcome.error:
-            accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)
+            try:
+                accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)
+            except UserError as error:
+                return Outcome(chapter, "failed", outcome.seconds, error=str(error))
         return outcome
 
 
@@ -213,8 +222,10 @@ def publish(root: Path, words: list[str] | None = None) -> int:
     def work(chapter: str) -> Outcome:
         def accept(folder: Path, names: list[str], output: Path) -> None:
             path = chapter_path(root, chapter)
-            source = read_notebook(path)
-            notebook = take_outputs(source, read_notebook(output))
+            source, executed = read_notebook(path), read_notebook(output)
+            if fingerprint(source) != fingerprint(executed):
+                raise UserError(f"{path} was edited while it ran; nothing was stored. Publish it again.")
+            notebook = take_outputs(source, executed)
             notebook.metadata["course"] = {
                 "scale": "cpu",
                 "seed": 0,

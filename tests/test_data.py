@@ -348,6 +348,25 @@ def test_what_has_changed_is_decoded_again(tmp_path, monkeypatch, change):
     assert after.images.shape != before.images.shape or not torch.equal(after.images, before.images)
 
 
+def test_a_file_replaced_by_one_of_the_same_size_is_decoded_again(tmp_path):
+    root = write_folder(tmp_path / "pets") / "train"
+    sizes = [write_image(root / "cat" / "9.bmp", 8).stat().st_size]
+    before = load_folder(root, 16)
+    sizes.append(write_image(root / "cat" / "9.bmp", 9).stat().st_size)
+    assert sizes[0] == sizes[1]
+    assert not torch.equal(load_folder(root, 16).images, before.images)
+
+
+def test_two_halves_of_a_cache_that_do_not_fit_are_decoded_again(tmp_path, data_directory, monkeypatch):
+    root = write_folder(tmp_path / "pets") / "train"
+    before = load_folder(root, 16)
+    (path,) = cached(data_directory)
+    np.save(path.with_suffix(".kept.npy"), np.arange(4))
+    opened = count_decoding(monkeypatch)
+    assert torch.equal(load_folder(root, 16).images, before.images)
+    assert len(opened) == 6
+
+
 @pytest.mark.parametrize("keep", [0, 5, 60, 200, 0.5, -1])
 @pytest.mark.parametrize("suffix", [".npy", ".kept.npy"])
 def test_a_cache_that_was_cut_off_is_decoded_again(tmp_path, data_directory, monkeypatch, keep, suffix):

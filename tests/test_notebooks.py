@@ -8,7 +8,7 @@ from types import CodeType
 
 import pytest
 
-from course_tools.chapters import parse_cell, chapter_path, read_notebook, tags
+from course_tools.chapters import chapter_path, parse_cell, read_notebook, tags
 from course_tools.runs import GOLDEN_ENVIRONMENT, execute, modules_fingerprint
 
 COLAB = {"course_utils", "torch", "torchvision", "numpy", "matplotlib", "pandas", "tqdm", "PIL", "IPython"}

@@ -191,3 +191,19 @@ def test_address_is_copied_from_the_configuration(toy):
 
 def test_the_address_is_the_same_everywhere(root):
     assert address(root, write=False) == []
+
+
+def test_a_chapter_that_was_edited_while_it_ran_is_not_stored(toy, edit, monkeypatch, capsys):
+    """Else outputs of the old code would stand under the new code, and count as current."""
+    execute = runs.execute
+
+    def edited_meanwhile(*arguments, **options):
+        outcome = execute(*arguments, **options)
+        edit(first(toy), 5, "Image(", "Image(data=")
+        return outcome
+
+    monkeypatch.setattr(runs, "execute", edited_meanwhile)
+    assert main(["publish", "--chapters", "01"]) == 1
+    assert "was edited while it ran" in capsys.readouterr().out
+    assert not (toy / "results").exists()
+    assert not read_notebook(first(toy)).cells[3].outputs
