@@ -46,3 +46,82 @@ def prose(root, chapter: str) -> str:
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"(?s)<details>.*?</details>", "", text)
     return " ".join(text.split())
+
+
+def minutes(chapter: str, *runs: str):
+    """How long the published training of a chapter took, all runs together."""
+    sentence = "training on this page took {:.0f} minutes on two CPU cores"
+    return chapter, sentence, lambda run: (sum(run(name).first["seconds"] for name in runs) / 60,)
+
+
+SENTENCES = [
+    minutes(BLOCK, "a2-plain-5", "b1-plain-20", "b2-plain-40", "b3-residual-20", "b4-residual-40"),
+    (
+        BLOCK,
+        "the plain network ends at {:.1f} %, the residual one at {:.1f} %",
+        lambda run: (run("b2-plain-40").accuracy, run("b4-residual-40").accuracy),
+    ),
+    (
+        BLOCK,
+        "{:.1f} % plain, {:.1f} % residual",
+        lambda run: (run("b1-plain-20").accuracy, run("b3-residual-20").accuracy),
+    ),
+]
+
+
+@pytest.mark.parametrize(("chapter_name", "sentence", "values"), SENTENCES)
+def test_a_number_in_the_prose_is_the_recorded_one(root, records, chapter_name, sentence, values):
+    told = sentence.format(*values(lambda run: Run(records, chapter_name, run)))
+    assert told in prose(root, chapter_name), f"{chapter_name} should say: {told}"
+
+
+# what is no measurement of ours: figures that the source reported, and plain arithmetic
+OTHER = {CNN: {"50 %", "10 %"}, WAIST: {"83.13 %"}}
+
+
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST])
+def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
+    """A figure that somebody typed in without a line in `SENTENCES` fails."""
+    text = prose(root, chapter_name)
+    for chapter, sentence, values in SENTENCES:
+        if chapter == chapter_name:
+            text = text.replace(sentence.format(*values(lambda run: Run(records, chapter, run))), "")
+    typed = set(re.findall(r"\d+(?:\.\d+)? ?%", text)) - OTHER.get(chapter_name, set())
+    assert not typed, f"{chapter_name} says {', '.join(sorted(typed))}: take it from the records in SENTENCES"
+
+
+def cnn_stalls(run):
+    """Without norm the loss stays at ln 10 for the first epochs, then crawls; with norm it learns at once."""
+    losses = [row["train_loss"] for row in run("a1-without-norm").first["history"]]
+    assert all(abs(loss - 2.303) < 0.01 for loss in losses[:2]) and 2.0 < losses[-1] < 2.2
+    first = run("a2-with-norm").first["history"][0]
+    assert first["train_loss"] < 2.0
+    history = run("a2-with-norm").first["history"]
+    assert history[0]["val_loss"] > history[0]["train_loss"] + 0.2
+
+
+def depth_hurts_plain_networks(run):
+    """Training accuracy falls with depth; 20 convolutions have seven times the parameters, eight times the MACs."""
+    five, twenty, forty = (run(name) for name in ("a2-plain-5", "b1-plain-20", "b2-plain-40"))
+    assert five.train_accuracy > twenty.train_accuracy + 5 > forty.train_accuracy + 30
+    assert forty.train_accuracy < 35
+    assert round(twenty.parameters / five.parameters) == 7 and round(twenty.macs / five.macs) == 8
+
+
+def shortcuts_mend_depth(run):
+    """40 convolutions train with shortcuts; at 20 there is no clear difference; depth does not pay yet."""
+    names = ("a2-plain-5", "b1-plain-20", "b2-plain-40", "b3-residual-20", "b4-residual-40")
+    five, plain20, plain40, residual20, residual40 = (run(name) for name in names)
+    assert residual40.accuracy > plain40.accuracy + 30
+    assert abs(residual20.train_accuracy - plain20.train_accuracy) < 2
+    assert residual40.accuracy > residual20.accuracy
+    assert abs(residual40.accuracy - five.accuracy) < 1 and residual20.accuracy < five.accuracy
+    assert round(residual40.macs / five.macs) == 17 and round(residual40.seconds / five.seconds) == 8
+
+
+COMPARISONS = [(CNN, cnn_stalls), (BLOCK, depth_hurts_plain_networks), (BLOCK, shortcuts_mend_depth)]
+
+
+@pytest.mark.parametrize(("chapter_name", "claim"), COMPARISONS)
+def test_a_claim_without_a_number_holds(records, chapter_name, claim):
+    claim(lambda run: Run(records, chapter_name, run))
