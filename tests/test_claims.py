@@ -85,7 +85,9 @@ def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     text = prose(root, chapter_name)
     for chapter, sentence, values in SENTENCES:
         if chapter == chapter_name:
-            text = text.replace(sentence.format(*values(lambda run: Run(records, chapter, run))), "")
+            told = sentence.format(*values(lambda run: Run(records, chapter_name, run)))
+            assert told in text, told
+            text = text.replace(told, "")
     typed = set(re.findall(r"\d+(?:\.\d+)? ?%", text)) - OTHER.get(chapter_name, set())
     assert not typed, f"{chapter_name} says {', '.join(sorted(typed))}: take it from the records in SENTENCES"
 
