@@ -114,6 +114,7 @@ def cnn_stalls(run):
     """Without norm the loss stays at ln 10 for the first epochs, then crawls; with norm it learns at once."""
     losses = [row["train_loss"] for row in run("a1-without-norm").first["history"]]
     assert all(abs(loss - 2.303) < 0.01 for loss in losses[:2]) and 2.0 < losses[-1] < 2.2
+    assert 23 < run("a1-without-norm").accuracy < 27  # one in four
     first = run("a2-with-norm").first["history"][0]
     assert first["train_loss"] < 2.0
     history = run("a2-with-norm").first["history"]
