@@ -54,6 +54,44 @@ def minutes(chapter: str, *runs: str):
     return chapter, sentence, lambda run: (sum(run(name).first["seconds"] for name in runs) / 60,)
 
 
+def printed(root, chapter: str, pattern: str) -> list[float]:
+    """The numbers that a pattern finds in what the cells of the published chapter print."""
+    texts = []
+    for cell in read_notebook(chapter_path(root, chapter)).cells:
+        for output in cell.get("outputs", []):
+            texts.append(output.get("text", "") + output.get("data", {}).get("text/plain", ""))
+    found = re.findall(pattern, "\n".join(texts))
+    assert len(found) == 1, f"{chapter} prints {pattern!r} {len(found)} times"
+    return [float(number) for number in (found[0] if isinstance(found[0], tuple) else found)]
+
+
+def test_gradients_explode_in_a_plain_network(root):
+    """200 times larger in the first layers than in the last; 8 with shortcuts; 20 is less uneven."""
+    ratios = [
+        printed(root, BLOCK, rf"(?m)^{name} +[\d.]+ +[\d.]+ +([\d.]+)$")[0]
+        for name in ("plain, 40", "residual, 40", "plain, 20", "residual, 20")
+    ]
+    assert 180 < ratios[0] < 220 and 7.5 < ratios[1] < 8.5
+    assert ratios[3] < ratios[2] < ratios[0] and ratios[3] < ratios[1]
+
+
+def test_the_first_stage_takes_the_most_time(root):
+    """More than twice as long as the fourth, with nearly the same MACs."""
+    times = [printed(root, STEM, rf"(?m)stage {n} +([\d.]+) ms")[0] for n in range(1, 6)]
+    assert times[0] == max(times) and times[0] > 2 * times[3]
+
+
+def test_a_bottleneck_is_slower_at_the_same_cost(root):
+    """About twice the time or more of a basic block with its MACs; several times faster at its width."""
+    basic, bottleneck, wide = (
+        printed(root, WAIST, rf"{name} channels +[\d,]+ +[\d.,]+ M +([\d.]+) ms")[0]
+        for name in ("basic, 64", "bottleneck, 256", "basic, 256")
+    )
+    assert bottleneck > 1.8 * basic and wide > 3 * bottleneck
+    times = [printed(root, WAIST, rf"(?m) +{n} +[\d.,]+ M +([\d.]+) ms")[0] for n in (34, 50)]
+    assert times[1] > 1.15 * times[0]
+
+
 SENTENCES = [
     minutes(BLOCK, "a2-plain-5", "b1-plain-20", "b2-plain-40", "b3-residual-20", "b4-residual-40"),
     (
