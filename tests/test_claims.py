@@ -92,6 +92,15 @@ def test_a_bottleneck_is_slower_at_the_same_cost(root):
     assert times[1] > 1.15 * times[0]
 
 
+def test_a_larger_crop_is_worse(root):
+    """The sentence has both accuracies as the cell prints them, and the MACs grow by half."""
+    (trained,) = printed(root, WAIST, r"128 px +[\d.,]+ M +[\d.]+ +([\d.]+) %")
+    (larger,) = printed(root, WAIST, r"160 px +[\d.,]+ M +[\d.]+ +([\d.]+) %")
+    assert LARGER.format(larger, trained) in prose(root, WAIST)
+    assert larger < trained - 2
+
+
+LARGER = "**Worse:** {:.1f} % instead of {:.1f} %"
 SENTENCES = [
     minutes(BLOCK, "a2-plain-5", "b1-plain-20", "b2-plain-40", "b3-residual-20", "b4-residual-40"),
     (
@@ -122,6 +131,12 @@ SENTENCES = [
         "{:.1f} % against {:.1f} %, one run each",
         lambda run: (run("a4-resnet18").accuracy, run("a2-with-norm", CNN).accuracy),
     ),
+    minutes(WAIST, "a5-resnet50"),
+    (
+        WAIST,
+        "ResNet-50 ends at {:.1f} %, and ResNet-18 in chapter 3 at {:.1f} %",
+        lambda run: (run("a5-resnet50").accuracy, run("a4-resnet18", STEM).accuracy),
+    ),
 ]
 
 
@@ -144,6 +159,7 @@ def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
             told = sentence.format(*values(lambda run, home=chapter_name: Run(records, home, run)))
             assert told in text, told
             text = text.replace(told, "")
+    text = re.sub(re.escape(LARGER).replace(r"\{:\.1f\}", r"[\d.]+"), "", text)
     typed = set(re.findall(r"\d+(?:\.\d+)? ?%", text)) - OTHER.get(chapter_name, set())
     assert not typed, f"{chapter_name} says {', '.join(sorted(typed))}: take it from the records in SENTENCES"
 
@@ -192,11 +208,19 @@ def the_stem_raised_the_accuracy(run):
     assert int(resnet18.macs / cnn.macs) == 32 and round(resnet18.seconds / cnn.seconds) == 13
 
 
+def depth_needs_more_than_five_epochs(run):
+    """ResNet-50 is as good as ResNet-18 and no better, at twice the MACs and more than twice the time."""
+    deep, resnet18 = run("a5-resnet50"), run("a4-resnet18", STEM)
+    assert abs(deep.accuracy - resnet18.accuracy) < 1 and deep.train_accuracy < resnet18.train_accuracy + 0.5
+    assert round(deep.macs / resnet18.macs) == 2 and deep.seconds > 2 * resnet18.seconds
+
+
 COMPARISONS = [
     (CNN, cnn_stalls),
     (BLOCK, depth_hurts_plain_networks),
     (BLOCK, shortcuts_mend_depth),
     (STEM, the_stem_raised_the_accuracy),
+    (WAIST, depth_needs_more_than_five_epochs),
 ]
 
 
