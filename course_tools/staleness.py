@@ -58,7 +58,7 @@ def _records(root: Path, chapter: str, training: str, modules: str, listed: list
             problems.append(f"{where}: the chapter's training code has changed since it was made. {way_out}")
         if record["modules"] != modules:
             problems.append(
-                f"{where}: made with other code of course_utils (settings, data, training, networks, summary). {way_out}"
+                f"{where}: made with another version of course_utils (the modules that decide training). {way_out}"
             )
         if record["scale"] == "cpu" and record["seed"] == 0 and name not in listed:
             problems.append(f"{where}: the published run did not write it. {way_out}")
