@@ -77,10 +77,14 @@ def test_names_at_the_ends_do_not_overlap():
 
 
 def test_one_epoch_is_a_point():
+    """One point draws no line: it is seen by its marker alone."""
     plots.curves({"one": history(1)})
-    draw()
+    drawn = list(draw())
     plots.history_curves(history(1))
-    draw()
+    drawn += draw()
+    lines = [line for axes in drawn for line in axes.get_lines()]
+    assert len(lines) == 5
+    assert all(len(line.get_xdata()) == 1 and line.get_marker() not in ("", "None", None) for line in lines)
 
 
 def test_history_curves():
