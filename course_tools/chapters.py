@@ -1,14 +1,10 @@
-"""The chapters as files: where they are, what they are called, and fingerprints of their code."""
+"""The chapters as files: where they are and what they are called."""
 
-import ast
-import hashlib
 import json
 import re
 from pathlib import Path
 
 import nbformat
-
-from course_utils.records import code_text
 
 SCALES = ("smoke", "cpu", "gpu")
 
@@ -84,37 +80,6 @@ def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
     part = path.with_suffix(".part")
     part.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
     part.replace(path)
-
-
-def tags(cell: nbformat.NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return cell.metadata.get("tags", [])
-
-
-def parse_cell(source: str) -> ast.AST:
-    """The syntax tree of a code cell, magics included; raises SyntaxError where it does not parse."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    # The install line holds the repository's address and trains nothing
-    source = re.sub(r"(?m)^(\s*)%pip\b.*$", r"\1pass", source)
-    return ast.parse(TransformerManager().transform_cell(source))
-
-
-def fingerprint(notebook: nbformat.NotebookNode, figures: bool = True) -> str:
-    """SHA-256 over the parsed code of a notebook; comments and layout do not count.
-
-    The parameters cells are left out. With figures=False, so are the cells tagged "figure": what is
-    left decides what is trained. Raises UserError for a cell that does not parse.
-    """
-    digest = hashlib.sha256()
-    skipped = {"parameters", "injected-parameters"} | (set() if figures else {"figure"})
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and not skipped & set(tags(cell)):
-            try:
-                digest.update(code_text(parse_cell(cell.source)).encode() + b"\n")
-            except SyntaxError as error:
-                raise UserError(f"A cell does not parse: {error}\n{cell.source}") from error
-    return digest.hexdigest()
 
 
 def records_of(results: Path, chapter: str, pattern: str = "*.json") -> dict[str, dict]:

@@ -17,13 +17,12 @@ from course_tools.chapters import (
     chapter_path,
     check_scale,
     choose_chapters,
-    fingerprint,
     golden_path,
     read_notebook,
     records_of,
-    tags,
     write_notebook,
 )
+from course_tools.fingerprints import fingerprint, tags, training_fingerprint
 
 # Golden runs take the same path through torch on any x86-64 machine, with or without a GPU
 GOLDEN_ENVIRONMENT = {
@@ -47,13 +46,6 @@ class Outcome:
     error: str = ""
 
 
-def modules_fingerprint() -> str:
-    """The fingerprint of the modules that decide what is trained."""
-    from course_utils.records import modules_fingerprint
-
-    return modules_fingerprint()
-
-
 @contextmanager
 def environment(**values: str):
     """Set environment variables for a while; a kernel started inside inherits them."""
@@ -66,9 +58,7 @@ def environment(**values: str):
         os.environ.update(before)
 
 
-def execute(
-    root: Path, chapter: str, scale: str, seed: int, output: Path, results: Path, modules: str, **env
-) -> Outcome:
+def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, results: Path, **env) -> Outcome:
     """Run one chapter into the notebook `output`, its records going to `results`.
 
     An error in the chapter does not raise: the outcome says which cell failed and how.
@@ -80,13 +70,12 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     start, wall = time.perf_counter(), time.time()
     try:
-        training = fingerprint(read_notebook(source), figures=False)
-        code = f"{modules[:12]}-{training[:12]}"
+        training = training_fingerprint(read_notebook(source))
         paths = [str(root), os.environ.get("PYTHONPATH", "")]
         values = {
             "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
             "COURSE_RESULTS": str(results),
-            "COURSE_CHECKPOINTS": str(root / "build/checkpoints" / scale / code),
+            "COURSE_CHECKPOINTS": str(root / "build/checkpoints" / scale / training[:16]),
             "COURSE_CODE": training,
             "TQDM_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
@@ -147,10 +136,9 @@ def _each(chapters: list[str], work) -> int:
 def run(root: Path, scale: str, words: list[str] | None = None, seed: int = 0) -> int:
     """Execute chapters into build/runs/<scale>; notebooks and published records stay as they are."""
     folder = root / "build/runs" / check_scale(scale)
-    chapters, modules = choose_chapters(root, words), modules_fingerprint()
     status = _each(
-        chapters,
-        lambda chapter: execute(root, chapter, scale, seed, folder / f"{chapter}.ipynb", folder / "results", modules),
+        choose_chapters(root, words),
+        lambda chapter: execute(root, chapter, scale, seed, folder / f"{chapter}.ipynb", folder / "results"),
     )
     print(f"\nThe executed notebooks are in {folder}")
     return status
@@ -183,11 +171,7 @@ def take_outputs(source, executed):
     return notebook
 
 
-def _is_current(record: dict, training: str, modules: str) -> bool:
-    return (record["code"], record["modules"]) == (training, modules)
-
-
-def _run_apart(root: Path, chapter: str, seed: int, modules: str, accept) -> Outcome:
+def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
     """Run at the cpu scale with records in a folder of its own; `accept` takes them if all went well.
 
     The folder starts with the published records, but for those of this chapter that are stale.
@@ -196,13 +180,13 @@ def _run_apart(root: Path, chapter: str, seed: int, modules: str, accept) -> Out
         results, output = Path(folder) / "results", Path(folder) / "chapter.ipynb"
         if (root / "results").is_dir():
             shutil.copytree(root / "results", results)
-        training = fingerprint(read_notebook(chapter_path(root, chapter)), figures=False)
+        training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
         for name, record in records_of(results, chapter).items():
-            if record["seed"] == seed or not _is_current(record, training, modules):
+            if record["seed"] == seed or record["code"] != training:
                 if record["scale"] == "cpu":
                     (results / chapter / f"{name}.json").unlink()
         before = set(records_of(results, chapter))
-        outcome = execute(root, chapter, "cpu", seed, output, results, modules)
+        outcome = execute(root, chapter, "cpu", seed, output, results)
         if not outcome.error:
             try:
                 accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)
@@ -217,7 +201,6 @@ def publish(root: Path, words: list[str] | None = None) -> int:
     A chapter that fails leaves both as they were. Records of the chapter that another version of its
     training code made are removed.
     """
-    modules = modules_fingerprint()
 
     def work(chapter: str) -> Outcome:
         def accept(folder: Path, names: list[str], output: Path) -> None:
@@ -242,7 +225,7 @@ def publish(root: Path, words: list[str] | None = None) -> int:
                 tqdm.write(f"{chapter}: removed the stale record {name}")
             write_notebook(notebook, path)
 
-        outcome = _run_apart(root, chapter, 0, modules, accept)
+        outcome = _run_apart(root, chapter, 0, accept)
         outcome.status = "published" if outcome.status == "done" else outcome.status
         return outcome
 
@@ -251,7 +234,7 @@ def publish(root: Path, words: list[str] | None = None) -> int:
 
 def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
     """Run chapters again with seeds 1 to seeds - 1 at the cpu scale; only adds records to results/."""
-    modules, status = modules_fingerprint(), 0
+    status = 0
 
     for seed in range(1, seeds):
 
@@ -261,7 +244,7 @@ def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
                 for name in names:
                     shutil.copy2(folder / f"{name}.json", root / "results" / chapter)
 
-            return _run_apart(root, chapter, seed, modules, accept)
+            return _run_apart(root, chapter, seed, accept)
 
         print(f"Seed {seed} of 1 to {seeds - 1}")
         status |= _each(choose_chapters(root, words), work)
@@ -271,7 +254,6 @@ def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
 
 def golden(root: Path, words: list[str] | None = None) -> int:
     """Run chapters at the smoke scale and keep code and outputs, without pictures, in tests/golden."""
-    modules = modules_fingerprint()
 
     def work(chapter: str) -> Outcome:
         # Each run starts with no records and no checkpoints, as it does in the test
@@ -282,7 +264,7 @@ def golden(root: Path, words: list[str] | None = None) -> int:
                 "COURSE_DATA": f"{folder}/data",
             }
             results = Path(folder) / "results"
-            outcome = execute(root, chapter, "smoke", 0, output, results, modules, **env)
+            outcome = execute(root, chapter, "smoke", 0, output, results, **env)
             if not outcome.error:
                 source = read_notebook(chapter_path(root, chapter))
                 write_notebook(to_golden(source, read_notebook(output)), golden_path(root, chapter))

@@ -5,12 +5,11 @@ from pathlib import Path
 from course_tools.chapters import (
     all_chapters,
     chapter_path,
-    fingerprint,
     golden_path,
     read_notebook,
     records_of,
 )
-from course_tools.runs import modules_fingerprint
+from course_tools.fingerprints import fingerprint, training_fingerprint
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
@@ -42,7 +41,7 @@ def _outputs(notebook, where: str, publish: str) -> list[str]:
     return problems
 
 
-def _records(root: Path, chapter: str, training: str, modules: str, listed: list[str]) -> list[str]:
+def _records(root: Path, chapter: str, training: str, listed: list[str]) -> list[str]:
     problems = []
     records = records_of(root / "results", chapter)
     for name in sorted(set(listed) - set(records)):
@@ -55,10 +54,9 @@ def _records(root: Path, chapter: str, training: str, modules: str, listed: list
         elif record["scale"] != "cpu":
             way_out = f"Run the chapter at the {record['scale']} scale again, or delete the record."
         if record["code"] != training:
-            problems.append(f"{where}: the chapter's training code has changed since it was made. {way_out}")
-        if record["modules"] != modules:
             problems.append(
-                f"{where}: made with another version of course_utils (the modules that decide training). {way_out}"
+                f"{where}: the chapter's training code, or what it uses of course_utils, has changed since it "
+                f"was made. {way_out}"
             )
         if record["scale"] == "cpu" and record["seed"] == 0 and name not in listed:
             problems.append(f"{where}: the published run did not write it. {way_out}")
@@ -78,7 +76,7 @@ def check_golden(root: Path, chapter: str) -> list[str]:
     return _outputs(golden, where, way_out)
 
 
-def check_published(root: Path, chapter: str, modules: str) -> list[str]:
+def check_published(root: Path, chapter: str) -> list[str]:
     """Problems with the stored outputs and records of one chapter."""
     notebook = read_notebook(chapter_path(root, chapter))
     where, way_out = f"notebooks/{chapter}.ipynb", f"make publish CHAPTERS={chapter}"
@@ -88,17 +86,15 @@ def check_published(root: Path, chapter: str, modules: str) -> list[str]:
     problems = []
     if course["code"] != fingerprint(notebook):
         problems.append(f"{where}: stale, its code has changed since its outputs were made. {way_out}")
-    training = fingerprint(notebook, figures=False)
     problems += _outputs(notebook, where, way_out)
-    return problems + _records(root, chapter, training, modules, course["records"])
+    return problems + _records(root, chapter, training_fingerprint(notebook), course["records"])
 
 
-def check(root: Path, modules: str | None = None) -> list[str]:
+def check(root: Path) -> list[str]:
     """All problems of all chapters, one line each: the thing, what is wrong, the way out."""
-    modules = modules or modules_fingerprint()
     problems, chapters = [], all_chapters(root)
     for chapter in chapters:
-        problems += check_published(root, chapter, modules) + check_golden(root, chapter)
+        problems += check_published(root, chapter) + check_golden(root, chapter)
     for folder, kind in (("results", "*.json"), ("tests/golden", "*.ipynb")):
         for path in sorted((root / folder).rglob(kind)):
             inside = path.relative_to(root / folder)

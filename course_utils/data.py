@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 SHAPES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
 )  # fmt: skip
+_writer = ThreadPoolExecutor(1)  # keeps decoded images while training begins; Python waits for it at its end
+_writing: dict[Path, Future] = {}
 
 
 class DataError(RuntimeError):
@@ -73,8 +75,9 @@ class ImageData:
         """
         count = len(self)
         order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
+        rows = self.images.permute(0, 2, 3, 1)  # an image is one piece of memory: copied whole, twice as fast
         for index in order.split(batch_size):
-            x = self.images[index].to(device).float().div_(255)
+            x = rows.index_select(0, index).permute(0, 3, 1, 2).to(device).float().div_(255)
             if flip:
                 mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
                 x = torch.where(mirror.to(device), x.flip(-1), x)
@@ -194,13 +197,15 @@ def load_folder(
         files += found
         labels += [number] * len(found)
 
-    listing = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(repr((listing, shortest_side, skip_broken)).encode()).hexdigest()[:16]
+    listing = [(str(file.relative_to(root)), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
+    key = hashlib.sha256(repr((str(root.resolve()), listing, shortest_side, skip_broken)).encode()).hexdigest()[:16]
     cache = data_directory() / "cache" / f"{root.parent.name}-{root.name}-{image_size}-{key}.npy"
+    if cache in _writing:
+        _writing.pop(cache).result()
     images, kept = _read_cache(cache, image_size)
     if images is None:
         images, kept = _decode(files, image_size, shortest_side, skip_broken, f"decoding {root.name}")
-        _write_cache(cache, images, kept)
+        _writing[cache] = _writer.submit(_write_cache, cache, images, kept)
     elif len(kept) < len(files):
         print(f"{len(files) - len(kept)} of {len(files)} files of {root} could not be read; going on without them.")
     labels = np.array(labels)[kept]
@@ -227,17 +232,22 @@ def _decode(
         try:
             with Image.open(files[number]) as image:
                 image.draft("RGB", (shortest_side, shortest_side))
-                image = image.convert("RGB")
-            scale = shortest_side / min(image.size)
-            if scale != 1:
-                image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BILINEAR)
-            left, top = ((side - image_size) // 2 for side in image.size)
-            images[number] = image.crop((left, top, left + image_size, top + image_size))
+                rgb = image if image.mode == "RGB" else image.convert("RGB")
+                scale = shortest_side / min(rgb.size)
+                if scale != 1:
+                    rgb = rgb.resize([round(side * scale) for side in rgb.size], Image.Resampling.BILINEAR)
+                left, top = ((side - image_size) // 2 for side in rgb.size)
+                images[number] = rgb.crop((left, top, left + image_size, top + image_size))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes without holding Python's lock
-        problems = list(tqdm(pool.map(decode, range(len(files))), title, len(files), leave=False))
+    # PIL decodes without holding Python's lock; a task is many images, since each task costs time too
+    parts = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
+    problems: list[str | None] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), desc=title, leave=False) as bar:
+        for found in pool.map(lambda part: [decode(number) for number in part], parts):
+            problems += found
+            bar.update(len(found))
     broken = [f"{file} ({problem})" for file, problem in zip(files, problems) if problem]
     if broken:
         names = "\n  ".join(broken[:20] + ["..."] * (len(broken) > 20))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import json
 import os
 import platform
@@ -25,8 +23,6 @@ from course_utils.summary import count
 if TYPE_CHECKING:
     from course_utils.data import ImageData
 
-TRAINING_MODULES = ("settings", "data", "training", "networks", "summary")
-
 
 def results_directory() -> Path:
     """Return the directory of the records: what the variable COURSE_RESULTS names, else `results`."""
@@ -36,31 +32,6 @@ def results_directory() -> Path:
 def checkpoint_path(run: str, seed: int) -> Path:
     """Return the checkpoint file of a run: under what COURSE_CHECKPOINTS names, else `checkpoints`."""
     return Path(os.environ.get("COURSE_CHECKPOINTS", "checkpoints")) / f"{run}-seed{seed}.pt"
-
-
-def modules_fingerprint() -> str:
-    """Return a hash of the code of the modules that decide what is trained; comments do not count."""
-    digest = hashlib.sha256()
-    for name in TRAINING_MODULES:
-        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                    del body[0]  # a docstring
-        digest.update(code_text(tree).encode())
-    return digest.hexdigest()[:16]
-
-
-def code_text(node: object) -> str:
-    """Return a syntax tree as text that is the same in every version of Python: empty fields do not count."""
-    if isinstance(node, list):
-        return f"[{', '.join(map(code_text, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = ((name, code_text(value)) for name, value in ast.iter_fields(node))
-    told = ", ".join(f"{name}={text}" for name, text in fields if text not in ("[]", "None"))
-    return f"{type(node).__name__}({told})"
 
 
 def provenance(device: torch.device, dtype: torch.dtype) -> dict:
@@ -76,7 +47,6 @@ def provenance(device: torch.device, dtype: torch.dtype) -> dict:
     return {
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--", ".")),  # of course_utils
-        "modules": modules_fingerprint(),
         "code": os.environ.get("COURSE_CODE"),
         "versions": {
             "python": platform.python_version(),

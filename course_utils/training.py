@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from course_utils.data import ImageData
-from course_utils.records import modules_fingerprint, provenance
+from course_utils.records import provenance
 from course_utils.summary import evaluation_mode
 
 
@@ -137,7 +137,7 @@ def fit(
         "network": f"{model} {shapes}", "data": train.name, "images": [len(train), len(val)],
         "image_size": train.image_size, "epochs": epochs, "learning_rate": learning_rate,
         "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay, "seed": seed,
-        "flip": flip, "crop": crop, "precision": str(dtype), "course_utils": modules_fingerprint(),
+        "flip": flip, "crop": crop, "precision": str(dtype),
     }  # fmt: skip
     if checkpoint is not None and Path(checkpoint).exists():
         rows, origin = _resume(Path(checkpoint), parts, run)
@@ -256,8 +256,7 @@ def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
     differs = [name for name in run if found.get(name) != run[name]]
     if differs:
         told = ", ".join(
-            name if name in ("network", "course_utils") else f"{name} {found.get(name)} instead of {run[name]}"
-            for name in differs
+            name if name == "network" else f"{name} {found.get(name)} instead of {run[name]}" for name in differs
         )
         raise CheckpointError(
             f"{path} is of another run: {told}. It is left as it is. Give this run a file of its own, or move "
@@ -266,6 +265,9 @@ def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
     for name, part in parts.items():
         part.load_state_dict(state[name])
     torch.set_rng_state(state["random"])
-    done = len(state["history"])
-    print(f"Going on after epoch {done} of {run['epochs']}, from {path.name}.")
-    return state["history"], state["provenance"]
+    rows, epochs = state["history"], run["epochs"]
+    done = f"Going on after epoch {len(rows)} of {epochs}" if len(rows) < epochs else "Trained already"
+    print(f"{done}, from {path.name}:")
+    for row in rows:
+        print(_line(row, epochs))
+    return rows, state["provenance"]

@@ -11,7 +11,6 @@ from course_tools.chapters import all_chapters
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = "0123456789abcdef"
 golden_plugin.install()
 
 
@@ -31,7 +30,7 @@ folder = Path(os.environ["COURSE_RESULTS"], chapter)
 folder.mkdir(parents=True, exist_ok=True)
 record = {
     "run": "plain", "scale": scale, "seed": seed, "val_accuracy": 0.5 + seed / 100,
-    "code": os.environ["COURSE_CODE"], "modules": os.environ["TOY_MODULES"],
+    "code": os.environ["COURSE_CODE"],
 }
 (folder / f"{scale}-plain-seed{seed}.json").write_text(json.dumps(record))
 print(f"accuracy {record['val_accuracy']:.3f} after 0.5 s")"""
@@ -82,9 +81,6 @@ def toy_templates(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def toy_environment(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    for module in (runs, staleness):
-        patch.setattr(module, "modules_fingerprint", lambda: MODULES)
-    patch.setenv("TOY_MODULES", MODULES)
     patch.chdir(folder)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from course_tools.chapters import all_chapters, chapter_path, read_notebook, tags
+from course_tools.chapters import all_chapters, chapter_path, read_notebook
+from course_tools.fingerprints import tags
 
 HAS = ("torch", "torchvision", "numpy", "matplotlib", "tqdm", "pandas", "ipykernel", "pip")
 

@@ -8,8 +8,9 @@ from types import CodeType
 
 import pytest
 
-from course_tools.chapters import chapter_path, parse_cell, read_notebook, tags
-from course_tools.runs import GOLDEN_ENVIRONMENT, execute, modules_fingerprint
+from course_tools.chapters import chapter_path, read_notebook
+from course_tools.fingerprints import parse_cell, tags
+from course_tools.runs import GOLDEN_ENVIRONMENT, execute
 
 COLAB = {"course_utils", "torch", "torchvision", "numpy", "matplotlib", "pandas", "tqdm", "PIL", "IPython"}
 
@@ -109,7 +110,7 @@ def test_papermill_executes_the_chapter_at_the_smoke_scale(root, chapter, tmp_pa
     env = {"COURSE_CHECKPOINTS": str(tmp_path / "checkpoints"), "COURSE_DATA": str(tmp_path / "data")}
     env["CUDA_VISIBLE_DEVICES"] = GOLDEN_ENVIRONMENT["CUDA_VISIBLE_DEVICES"]
     output, results = tmp_path / "chapter.ipynb", tmp_path / "results"
-    outcome = execute(root, chapter, "smoke", 0, output, results, modules_fingerprint(), **env)
+    outcome = execute(root, chapter, "smoke", 0, output, results, **env)
     assert outcome.status == "done", outcome.error
     assert outcome.figures, "the run left no record"
     for cell in read_notebook(output).cells:

@@ -1,6 +1,5 @@
 """The records of training runs, and the tables made from them."""
 
-import ast
 import json
 import re
 import shutil
@@ -55,7 +54,6 @@ def test_a_record_says_everything(trained, results):
     assert record["val_loss"] == record["history"][-1]["val_loss"]
     assert record["train_accuracy"] == record["history"][-1]["train_accuracy"]
     assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in record["history"]))
-    assert record["modules"] == records.modules_fingerprint()
     assert set(record["versions"]) == {"python", "torch", "torchvision", "numpy"}
     assert record["versions"]["torch"] == torch.__version__
     assert record["versions"]["numpy"] == np.__version__
@@ -90,7 +88,6 @@ def test_commit_and_changes_are_those_of_the_code(tmp_path, monkeypatch):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     monkeypatch.setattr(records, "__file__", str(package / "records.py"))
-    monkeypatch.setattr(records, "modules_fingerprint", lambda: "0")
     found = records.provenance(torch.device("cpu"), torch.float32)
     assert (found["commit"], found["uncommitted_changes"]) == (head, False)
     (package / "module.py").write_text("x = 2\n")
@@ -187,95 +184,3 @@ def test_where_things_go(monkeypatch):
     assert records.checkpoint_path("a2-norm", 1).as_posix() == "checkpoints/a2-norm-seed1.pt"
     monkeypatch.setenv("COURSE_CHECKPOINTS", "elsewhere")
     assert records.checkpoint_path("a2-norm", 1).as_posix() == "elsewhere/a2-norm-seed1.pt"
-
-
-# ------------------------------------------------------------------ the fingerprint of the modules
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package, whose fingerprint `records` then takes."""
-    copy = tmp_path / "course_utils"
-    shutil.copytree(ROOT / "course_utils", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(records, "__file__", str(copy / "records.py"))
-    return copy
-
-
-def change(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-
-HERE = records.modules_fingerprint()
-
-
-def test_a_copy_has_the_same_fingerprint(package):
-    assert re.fullmatch("[0-9a-f]{16}", HERE)
-    assert records.modules_fingerprint() == HERE
-
-
-def test_empty_fields_do_not_count(package, monkeypatch):
-    # from 3.12 on a function has an empty field more, and from 3.13 on ast.dump leaves such fields out
-    before, parse = records.modules_fingerprint(), ast.parse
-
-    class Later(ast.FunctionDef):
-        _fields = (*ast.FunctionDef._fields, "added_later")
-
-    Later.__name__ = "FunctionDef"
-
-    def parse_later(*rest):
-        tree = parse(*rest)
-        for node in ast.walk(tree):
-            if type(node) is ast.FunctionDef:
-                node.__class__, node.added_later = Later, []
-        return tree
-
-    monkeypatch.setattr(records.ast, "parse", parse_later)
-    assert records.modules_fingerprint() == before
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("training", "weight_decay: float = 5e-4", "weight_decay: float = 4e-4"),
-        ("training", "optimizer.zero_grad()", "pass"),
-        ("data", "1.25 * image_size", "1.26 * image_size"),
-        ("networks", "nn.init.zeros_(", "nn.init.ones_("),
-        ("settings", '"gpu" if torch.cuda.is_available() else "cpu"', '"cpu"'),
-    ],
-)
-def test_another_code_has_another_fingerprint(package, module, old, new):
-    before = records.modules_fingerprint()
-    change(package / f"{module}.py", old, new)
-    assert records.modules_fingerprint() != before
-
-
-@pytest.mark.parametrize("module", ["training", "data", "networks", "settings"])
-def test_comments_layout_and_docstrings_do_not_count(package, module):
-    before = records.modules_fingerprint()
-    path = package / f"{module}.py"
-    text = path.read_text(encoding="utf-8")
-    path.write_text("# a comment\n\n" + text.replace("\n\n\n", "\n\n\n\n\n") + "\n# and one more\n", encoding="utf-8")
-    change(path, '"""', '"""Another first line. ')
-    assert records.modules_fingerprint() == before
-
-
-def test_a_docstring_more_or_less_does_not_count(package):
-    before = records.modules_fingerprint()
-    change(package / "training.py", "-> str:\n    return (\n", '-> str:\n    """Say it."""\n    return (\n')
-    assert records.modules_fingerprint() == before
-
-
-def test_a_string_that_is_no_docstring_counts(package):
-    before = records.modules_fingerprint()
-    change(package / "data.py", 'name == "imagenette" else Path', 'name == "imagenet" else Path')
-    assert records.modules_fingerprint() != before
-
-
-def test_modules_that_only_show_do_not_count(package):
-    before = records.modules_fingerprint()
-    for module in ("plots", "records"):
-        with open(package / f"{module}.py", "a") as file:
-            file.write("\nEXTRA = 1\n")
-    assert records.modules_fingerprint() == before

@@ -7,7 +7,8 @@ import pytest
 from course_tools import runs
 from course_tools.__main__ import main
 from course_tools.address import address
-from course_tools.chapters import UserError, choose_chapters, fingerprint, read_notebook
+from course_tools.chapters import UserError, choose_chapters, read_notebook
+from course_tools.fingerprints import fingerprint
 from course_tools.staleness import check
 
 FIRST, SECOND = "part/01_first", "part/02_second"
@@ -30,21 +31,6 @@ def test_unknown_scale_and_chapter_end_with_2_and_the_valid_names(toy, capsys):
     assert "'huge' is not a scale. Valid: smoke, cpu, gpu" in capsys.readouterr().err
     assert main(["run", "--chapters", "07"]) == 2
     assert f"Valid: {FIRST}, {SECOND}" in capsys.readouterr().err
-
-
-def test_fingerprint_follows_code_only(toy, edit):
-    path = first(toy)
-    full, training = fingerprint(read_notebook(path)), fingerprint(read_notebook(path), figures=False)
-    edit(path, 3, "folder.mkdir", "# a comment\n\nfolder.mkdir")
-    edit(path, 0, "# part", "# Part")
-    edit(path, 1, "github.com/a/b", "github.com/c/d")
-    edit(path, 2, "seed = 0", "seed = 5")
-    assert fingerprint(read_notebook(path)) == full
-    edit(path, 5, "Image(", "Image(data=")
-    assert fingerprint(read_notebook(path)) != full
-    assert fingerprint(read_notebook(path), figures=False) == training
-    edit(path, 3, "0.5 + seed", "0.6 + seed")
-    assert fingerprint(read_notebook(path), figures=False) != training
 
 
 def test_run_leaves_what_is_stored_alone(toy, capsys):
@@ -114,19 +100,12 @@ def test_new_training_code_makes_records_stale(published, edit):
     assert runs.repeats(published, ["01"], seeds=2) == 0
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
     problems = "\n".join(check(published))
-    assert "seed0.json: the chapter's training code has changed since it was made. make publish" in problems
-    assert f"seed1.json: the chapter's training code has changed since it was made. make repeats CHAPTERS={FIRST}" in (
-        problems
-    )
+    stale = "the chapter's training code, or what it uses of course_utils, has changed since it was made."
+    assert f"seed0.json: {stale} make publish CHAPTERS={FIRST}" in problems
+    assert f"seed1.json: {stale} make repeats CHAPTERS={FIRST} SEEDS=2" in problems
     assert runs.publish(published, ["01"]) == 0 and runs.golden(published, ["01"]) == 0
     assert not (published / "results/part/01_first/cpu-plain-seed1.json").exists()
     assert check(published) == []
-
-
-def test_other_modules_make_records_stale(published):
-    problems = check(published, modules="another")
-    assert len(problems) == 2
-    assert all("made with another version of course_utils" in problem for problem in problems)
 
 
 def test_missing_and_unknown_files_are_problems(published):

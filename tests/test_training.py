@@ -461,6 +461,21 @@ def halfway(tmp_path):
     return path
 
 
+def test_a_resumed_run_shows_the_epochs_before_it_too(halfway, capsys):
+    def shown():
+        lines = [line.strip() for line in re.split("[\r\n]", capsys.readouterr().out)]
+        return [line for line in lines if line.startswith(("epoch", "Going", "Trained"))]
+
+    _, history = train(Trouble(0, None), epochs=4, checkpoint=halfway)
+    first, *lines = shown()
+    assert first == "Going on after epoch 2 of 4, from run.pt:"
+    assert [line[:9] for line in lines] == [f"epoch {n}/4" for n in (1, 2, 3, 4)]
+    for line, loss in zip(lines, history["val_loss"]):
+        assert f"validation loss {loss:.3f}" in line
+    train(Trouble(0, None), epochs=4, checkpoint=halfway)
+    assert shown() == ["Trained already, from run.pt:", *lines]
+
+
 def refused(path, match, model=None, **options):
     """Expect a CheckpointError; check that the file and the network are as they were."""
     model = model if model is not None else Trouble(0, None)
@@ -576,11 +591,6 @@ def test_a_checkpoint_of_another_network(halfway):
 )
 def test_a_checkpoint_of_other_settings(halfway, options, told):
     refused(halfway, f"is of another run: {told}", **options)
-
-
-def test_a_checkpoint_of_other_code(halfway, monkeypatch):
-    monkeypatch.setattr(training, "modules_fingerprint", lambda: "0123")
-    refused(halfway, "is of another run: course_utils")
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
