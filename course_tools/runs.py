@@ -1,6 +1,8 @@
 """Run chapters with papermill: to try them, to publish them, to repeat them, to make golden runs."""
 
+import base64
 import copy
+import io
 import os
 import re
 import shutil
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from course_tools.chapters import (
@@ -144,6 +147,18 @@ def run(root: Path, scale: str, words: list[str] | None = None, seed: int = 0) -
     return status
 
 
+def _shrink_photograph(output) -> None:
+    """Turn a large PNG picture into JPEG where that is less than half: so with photographs, not with plots."""
+    data = output.get("data", {})
+    png = base64.b64decode(data.get("image/png", ""))
+    if len(png) > 150_000:
+        jpeg = io.BytesIO()
+        Image.open(io.BytesIO(png)).convert("RGB").save(jpeg, "JPEG", quality=85, optimize=True)
+        if 2 * len(jpeg.getvalue()) < len(png):
+            del data["image/png"]
+            data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
+
+
 def take_outputs(source, executed):
     """The source notebook with the outputs of an executed copy; its cells stay as they were.
 
@@ -164,6 +179,7 @@ def take_outputs(source, executed):
                     last.text += output.text  # printed in pieces
                     continue
                 cell.outputs.append(output)
+                _shrink_photograph(output)
                 if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
     notebook.metadata.pop("papermill", None)
@@ -233,12 +249,21 @@ def publish(root: Path, words: list[str] | None = None) -> int:
 
 
 def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
-    """Run chapters again with seeds 1 to seeds - 1 at the cpu scale; only adds records to results/."""
+    """Run chapters again with seeds 1 to seeds - 1 at the cpu scale; only adds records to results/.
+
+    What is recorded already by the code as it is, is not run again.
+    """
     status = 0
 
     for seed in range(1, seeds):
 
         def work(chapter: str, seed: int = seed) -> Outcome:
+            training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
+            current = [r for r in records_of(root / "results", chapter, "cpu-*").values() if r["code"] == training]
+            there = {r["run"] for r in current if r["seed"] == seed}
+            if there and there == {r["run"] for r in current if r["seed"] == 0}:
+                return Outcome(chapter, "done", 0, "recorded already")
+
             def accept(folder: Path, names: list[str], output: Path) -> None:
                 (root / "results" / chapter).mkdir(parents=True, exist_ok=True)
                 for name in names:

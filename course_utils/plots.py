@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 TRAINING, VALIDATION = "#0072B2", "#D55E00"
@@ -48,7 +49,7 @@ def curves(histories: dict[str, pd.DataFrame], metric: str = "val_accuracy", tit
     name = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
     axes.set(xlabel="epoch", ylabel=f"{name} (%)" if percent else name, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _name_ends(axes, ends)
+    name_points(axes, ends)
     plt.show()
 
 
@@ -74,21 +75,31 @@ def history_curves(history: pd.DataFrame, title: str = "") -> None:
             ends.append((history["epoch"].iloc[-1], values.iloc[-1], label, colour))
         axes.set(xlabel="epoch", ylabel=metric if factor == 1 else f"{metric} (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _name_ends(axes, ends)
+        name_points(axes, ends)
     if title:
         plt.suptitle(title)
     plt.show()
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each line's name at its end, moved apart where names would overlap."""
-    low, high = axes.get_ylim()
-    step = (high - low) * 0.075
+def name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names beside points (x, y, name, colour), moved up where they would overlap.
+
+    Call it when everything is drawn and the axes have their scale. The text is darker than its
+    colour, since light colours on white cannot be read.
+    """
+    to_axes = axes.transScale + axes.transLimits
+    axes.autoscale_view()
     place = -np.inf
-    for x, y, label, colour in sorted(ends, key=lambda end: end[1]):
-        place = max(y, place + step)
-        axes.annotate(label, (x, y), xytext=(x, place), color=colour, va="center", annotation_clip=False,
-                      textcoords=axes.transData, ha="left").set_text(f"  {label}")  # fmt: skip
+    for x, y, name, colour in sorted(points, key=lambda point: point[1]):
+        across, up = to_axes.transform((x, y))
+        place = max(up, place + 0.075)
+        height = to_axes.inverted().transform((across, place))[1]
+        axes.text(x, height, f"   {name}", va="center", color=_ink(colour))
+
+
+def _ink(colour: str) -> tuple[float, ...]:
+    """Return a colour as it is used for text: dark enough on white."""
+    return tuple(0.6 * part for part in to_rgb(colour))
 
 
 def image_grid(images: torch.Tensor, titles: Sequence[str] | None = None, columns: int = 5, size: float = 1.9) -> None:

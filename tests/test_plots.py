@@ -76,6 +76,29 @@ def test_names_at_the_ends_do_not_overlap():
     assert min(np.diff(places)) > 0.6 * max(heights)
 
 
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_of_points_do_not_overlap_and_can_be_read(scale):
+    _, axes = plt.subplots()
+    points = [(10.0**k, 50 + k / 10, f"run {k}", colour) for k, colour in enumerate(plots.COLOURS)]
+    points += [(10.0**3, 20.0, "far below", plots.PLAIN), (10.0**2, 10.0, "lowest", plots.VALIDATION)]
+    for x, y, _, colour in points:
+        axes.plot(x, y, marker="o", color=colour)
+    axes.set_xscale(scale)
+    plots.name_points(axes, points)
+    draw()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == len(points)
+    for below, above in zip(boxes, boxes[1:]):
+        assert above.y0 >= below.y1 - 1
+    for (x, _, name, _), text in zip(sorted(points, key=lambda point: point[1]), axes.texts):
+        assert (text.get_text().strip(), text.get_position()[0]) == (name, pytest.approx(x))
+        red, green, blue = (
+            part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in text.get_color()
+        )
+        assert 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05) >= 4.5  # WCAG's AA on white
+    assert axes.texts[0].get_position()[1] == pytest.approx(10)  # alone, so at its point
+
+
 def test_one_epoch_is_a_point():
     """One point draws no line: it is seen by its marker alone."""
     plots.curves({"one": history(1)})

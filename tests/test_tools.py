@@ -1,8 +1,13 @@
 """The tools that look after the course, on toy projects."""
 
+import base64
+import io
 import json
 
+import numpy as np
 import pytest
+from nbformat.v4 import new_output
+from PIL import Image
 
 from course_tools import runs
 from course_tools.__main__ import main
@@ -86,6 +91,32 @@ def test_repeats_only_add_records(published):
     names = sorted(path.stem for path in (published / "results/part/01_first").iterdir())
     assert names == ["cpu-plain-seed0", "cpu-plain-seed1", "cpu-plain-seed2"]
     assert first(published).read_text() == before and check(published) == []
+
+
+def test_repeats_do_not_run_again_what_is_recorded(published, edit, capsys):
+    folder = published / "results/part/01_first"
+    assert runs.repeats(published, ["01"], seeds=2) == 0
+    before = (folder / "cpu-plain-seed1.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert runs.repeats(published, ["01"], seeds=3) == 0
+    assert "recorded already" in capsys.readouterr().out
+    assert (folder / "cpu-plain-seed1.json").stat().st_mtime_ns == before
+    assert (folder / "cpu-plain-seed2.json").is_file()
+    edit(first(published), 3, "0.5 + seed", "0.7 + seed")
+    assert runs.repeats(published, ["01"], seeds=2) == 0
+    assert json.loads((folder / "cpu-plain-seed1.json").read_text())["val_accuracy"] == pytest.approx(0.71)
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(True, "image/jpeg"), (False, "image/png")])
+def test_large_photographs_are_stored_as_jpeg(noise, kind):
+    pixels = np.random.default_rng(0).integers(0, 255 if noise else 2, (300, 300, 3)).astype(np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    output = new_output("display_data", {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "x"})
+    runs._shrink_photograph(output)
+    assert set(output["data"]) == {kind, "text/plain"}
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(output["data"][kind]))).convert("RGB"))
+    assert again.shape == pixels.shape and abs(again.mean() - pixels.mean()) < 3
 
 
 def test_a_new_figure_makes_outputs_and_golden_stale_but_no_record(published, edit):
