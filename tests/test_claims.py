@@ -195,13 +195,13 @@ def shortcuts_mend_depth(run):
 
 
 def the_stem_raised_the_accuracy(run):
-    """At equal MACs the stem raised the accuracy; width alone did not; time stayed about the same."""
+    """At equal MACs the stem raised the accuracy; width alone did not; the same time, within a twentieth."""
     names = ("a3-narrow-no-stem", "b1-narrow-stem", "b2-wide-no-stem", "a4-resnet18")
     narrow, narrow_stem, wide, resnet18 = (run(name) for name in names)
     for without, stem in ((narrow, narrow_stem), (wide, resnet18)):
         assert stem.accuracy > without.accuracy + 4
         assert abs(stem.macs / without.macs - 1) < 0.03
-        assert abs(stem.seconds / without.seconds - 1) < 0.25
+        assert abs(stem.seconds / without.seconds - 1) < 0.05
     assert wide.accuracy < narrow.accuracy and round(wide.macs / narrow.macs) == 4
     assert 0 < resnet18.accuracy - narrow_stem.accuracy < 3
     cnn = run("a2-with-norm", CNN)
