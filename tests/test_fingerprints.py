@@ -89,11 +89,12 @@ def test_what_the_chapter_does_not_reach_does_not_count(package, notebook):
     assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
 
 
-def test_a_new_module_counts_once_it_is_used(package, notebook):
+@pytest.mark.parametrize("use", ["from course_utils.later import swish as act", "course_utils.later.swish(1)", "swish"])
+def test_a_new_module_counts_once_it_is_used(package, notebook, use):
     (package / "later.py").write_text("def swish(x):\n    return x\n")
     assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
     used = read_notebook(chapter_path(ROOT, "ladder/03_stem"))
-    used.cells.append(new_code_cell("from course_utils.later import swish"))
+    used.cells.append(new_code_cell(use))
     before = training_fingerprint(used, package)
     change(package / "later.py", "return x", "return -x")
     assert training_fingerprint(used, package) != before
