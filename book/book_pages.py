@@ -35,6 +35,8 @@ def mend_body(body):
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
     # an empty heading cell says nothing: the corner of a table is a plain cell
     body = re.sub(r"<th([^>]*)>(?:\s|&nbsp;|&#160;|</?p>)*</th>", r"<td\1></td>", body)
+    # a folded cell is called by the words that it shows
+    body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     # the Colab badge comes from another host: in the book its words stand in its place
     body = re.sub(r'<img alt="([^"]*)" src="https://colab[^"]*badge[^"]*"[^>]*>', r"\1", body)
     return body

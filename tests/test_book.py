@@ -248,4 +248,5 @@ def test_body_is_mended(pages):
     assert pages.mend_body(f"<a>{badge}</a>") == "<a>Open in Colab</a>"
     assert pages.mend_body("<th></th><th>a</th>") == "<td></td><th>a</th>"
     assert pages.mend_body('<th class="head"><p></p></th>') == '<td class="head"></td>'
+    assert pages.mend_body('<summary aria-label="Toggle hidden content">') == "<summary>"
     assert pages.mend_body('<div role="doc-biblioentry">') == '<div role="listitem">'
