@@ -413,6 +413,19 @@ def test_no_half_written_cache_stands_under_the_final_name(tmp_path, data_direct
     assert not list((data_directory / "cache").glob("*.npy"))
 
 
+def test_more_files_than_one_task_decodes(tmp_path):
+    root = write_folder(tmp_path / "pets", count=70) / "train"
+    (root / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 140 files could not be read as images:\n.*cat/0\.png"):
+        load_folder(root, 16)
+    pets = load_folder(root, 16, skip_broken=True)
+    assert pets.labels.tolist() == [0] * 69 + [1] * 70
+    first, last = (np.asarray(Image.open(root / name).resize((25, 20), Image.Resampling.BILINEAR)) for name in
+                   ("cat/1.png", "dog/9.png"))  # fmt: skip
+    for image, whole in ((pets.images[0], first), (pets.images[-1], last)):  # files are sorted by name: 9 is last
+        assert torch.equal(image.permute(1, 2, 0), torch.from_numpy(whole[2:18, 4:20].copy()))
+
+
 def test_loading_again_waits_until_the_cache_is_written(tmp_path, data_directory, monkeypatch):
     root = write_folder(tmp_path / "pets") / "train"
     write = data._write_cache

@@ -80,12 +80,17 @@ def test_what_decides_training_counts(package, notebook, module, old, new):
     assert training_fingerprint(notebook, package) != training_fingerprint(notebook)
 
 
+def test_the_counting_for_records_counts_always(package):
+    notebook = new_notebook(cells=[new_code_cell("from course_utils import save_record")])
+    change(package / "summary.py", "sum(counts.values()) // 2", "sum(counts.values()) // 3")
+    assert training_fingerprint(notebook, package) != training_fingerprint(notebook)
+
+
 def test_what_the_chapter_does_not_reach_does_not_count(package, notebook):
     with open(package / "networks.py", "a") as file:
         file.write("\n\nclass LaterNetwork:\n    pass\n\n\ndef later_block(fit):\n    return fit, load_data\n")
-    for module in ("plots", "records"):
-        with open(package / f"{module}.py", "a") as file:
-            file.write("\nEXTRA = 1\n")
+    change(package / "plots.py", '"font.size": 11', '"font.size": 12')  # in use_style, which every chapter calls
+    change(package / "records.py", "indent=1", "indent=2")  # in save_record
     assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
 
 

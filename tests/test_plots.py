@@ -83,7 +83,7 @@ def test_names_of_points_do_not_overlap_and_can_be_read(scale):
     points += [(10.0**3, 20.0, "far below", plots.PLAIN), (10.0**2, 10.0, "lowest", plots.VALIDATION)]
     for x, y, _, colour in points:
         axes.plot(x, y, marker="o", color=colour)
-    axes.set_xscale(scale)
+    axes.set(xscale=scale, yscale=scale)
     plots.name_points(axes, points)
     draw()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
