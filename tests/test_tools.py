@@ -109,14 +109,15 @@ def test_repeats_do_not_run_again_what_is_recorded(published, edit, capsys):
 
 @pytest.mark.parametrize(("noise", "kind"), [(True, "image/jpeg"), (False, "image/png")])
 def test_large_photographs_are_stored_as_jpeg(noise, kind):
-    pixels = np.random.default_rng(0).integers(0, 255 if noise else 2, (300, 300, 3)).astype(np.uint8)
+    values = np.random.default_rng(0).integers(0, 256 if noise else 2, (800, 800, 3))
+    pixels = (values if noise else 255 * values).astype(np.uint8)  # two values: a PNG of one bit for eight
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     output = new_output("display_data", {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": "x"})
     runs._shrink_photograph(output)
     assert set(output["data"]) == {kind, "text/plain"}
     again = np.asarray(Image.open(io.BytesIO(base64.b64decode(output["data"][kind]))).convert("RGB"))
-    assert again.shape == pixels.shape and abs(again.mean() - pixels.mean()) < 3
+    assert len(png.getvalue()) > 150_000 and again.shape == pixels.shape and abs(again.mean() - pixels.mean()) < 3
 
 
 def test_a_new_figure_makes_outputs_and_golden_stale_but_no_record(published, edit):
