@@ -476,17 +476,18 @@ def test_a_resumed_run_shows_the_epochs_before_it_too(halfway, capsys):
     assert shown() == ["Trained already, from run.pt:", *lines]
 
 
-def refused(path, match, model=None, **options):
-    """Expect a CheckpointError; check that the file and the network are as they were."""
+def refusal(path, model=None, **options):
+    """Return what the CheckpointError says, once it is sure that file and network are as they were."""
     model = model if model is not None else Trouble(0, None)
     weights, file = copy_state(model), path.read_bytes()
-    with pytest.raises(CheckpointError, match=match) as error:
+    with pytest.raises(CheckpointError) as error:
         train(model, checkpoint=path, **({"epochs": 4} | options))
     assert str(path) in str(error.value)
     assert "It is left as it is" in str(error.value)
     assert path.read_bytes() == file
     assert same_state(copy_state(model), weights)
     assert list(path.parent.iterdir()) == [path]
+    return str(error.value)
 
 
 def test_a_checkpoint_loads_with_weights_only(halfway):
@@ -510,7 +511,7 @@ def test_a_checkpoint_that_was_cut_off(halfway, keep):
     whole = halfway.read_bytes()
     keep = int(keep * len(whole)) if isinstance(keep, float) else keep
     halfway.write_bytes(whole[:keep])
-    refused(halfway, "is not a whole checkpoint .*Move it away to start anew")
+    assert re.search("is not a whole checkpoint .*Move it away to start anew", refusal(halfway))
 
 
 def test_a_checkpoint_with_damaged_bytes_is_refused_or_harmless(halfway):
@@ -518,19 +519,19 @@ def test_a_checkpoint_with_damaged_bytes_is_refused_or_harmless(halfway):
     start = whole.index(b"PK", 100)
     whole[start : start + 400] = b"?" * 400
     halfway.write_bytes(whole)
-    refused(halfway, "is not a whole checkpoint")
+    assert re.search("is not a whole checkpoint", refusal(halfway))
 
 
 @pytest.mark.parametrize("garbage", [b"hello", b"\x80\x04junk", b"PK\x03\x04" + b"\0" * 500, b"\0" * 4096])
 def test_garbage_is_no_checkpoint(halfway, garbage):
     halfway.write_bytes(garbage)
-    refused(halfway, "is not a whole checkpoint .*another kind of file")
+    assert re.search("is not a whole checkpoint .*another kind of file", refusal(halfway))
 
 
 @pytest.mark.parametrize("state", [[1, 2], {"weights": torch.zeros(2)}, torch.zeros(3), {"run": 7}, {"run": {}}])
 def test_another_file_of_torch_is_no_checkpoint(halfway, state):
     torch.save(state, halfway)
-    refused(halfway, "is not a whole checkpoint|is of another run")
+    assert re.search("is not a whole checkpoint|is of another run", refusal(halfway))
 
 
 def test_code_in_a_checkpoint_is_not_run(halfway):
@@ -539,7 +540,7 @@ def test_code_in_a_checkpoint_is_not_run(halfway):
             return os.mkdir, (str(halfway.parent / "evil"),)
 
     torch.save({"run": Evil()}, halfway)
-    refused(halfway, "is not a whole checkpoint")
+    assert re.search("is not a whole checkpoint", refusal(halfway))
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "schedule", "scaler", "random", "history", "provenance", "run"])
@@ -547,7 +548,7 @@ def test_a_checkpoint_without_one_of_its_parts(halfway, part):
     state = torch.load(halfway, weights_only=True)
     del state[part]
     torch.save(state, halfway)
-    refused(halfway, "is not a whole checkpoint")
+    assert re.search("is not a whole checkpoint", refusal(halfway))
 
 
 class Unseen(nn.Module):
@@ -564,11 +565,11 @@ class Unseen(nn.Module):
 def test_a_checkpoint_of_a_network_that_prints_the_same(tmp_path):
     path = tmp_path / "run.pt"
     train(Unseen(3), checkpoint=path)
-    refused(path, "is of another run: network", model=Unseen(4), epochs=2)
+    assert re.search("is of another run: network", refusal(path, model=Unseen(4), epochs=2))
 
 
 def test_a_checkpoint_of_another_network(halfway):
-    refused(halfway, "is of another run: network. ", model=new_tiny_network())
+    assert re.search("is of another run: network. ", refusal(halfway, model=new_tiny_network()))
 
 
 @pytest.mark.parametrize(
@@ -590,7 +591,7 @@ def test_a_checkpoint_of_another_network(halfway):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_checkpoint_of_other_settings(halfway, options, told):
-    refused(halfway, f"is of another run: {told}", **options)
+    assert re.search(f"is of another run: {told}", refusal(halfway, **options))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path):
