@@ -82,6 +82,11 @@ def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
     part.replace(path)
 
 
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
 def records_of(results: Path, chapter: str, pattern: str = "*.json") -> dict[str, dict]:
     """The JSON records of a chapter in a results folder, by file name without ".json"."""
     folder = results / chapter

@@ -8,16 +8,11 @@ from pathlib import Path
 import nbformat
 
 import course_utils
-from course_tools.chapters import UserError
+from course_tools.chapters import UserError, tags
 
 PACKAGE = Path(course_utils.__file__).parent
 SHOWS_ONLY = ("plots", "records")  # these modules show and store what was trained
 COUNTS = "count"  # whose figures `save_record` puts into each record
-
-
-def tags(cell: nbformat.NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return cell.metadata.get("tags", [])
 
 
 def parse_cell(source: str) -> ast.AST:

@@ -23,9 +23,10 @@ from course_tools.chapters import (
     golden_path,
     read_notebook,
     records_of,
+    tags,
     write_notebook,
 )
-from course_tools.fingerprints import fingerprint, tags, training_fingerprint
+from course_tools.fingerprints import fingerprint, training_fingerprint
 
 # Golden runs take the same path through torch on any x86-64 machine, with or without a GPU
 GOLDEN_ENVIRONMENT = {
@@ -179,7 +180,6 @@ def take_outputs(source, executed):
                     last.text += output.text  # printed in pieces
                     continue
                 cell.outputs.append(output)
-                _shrink_photograph(output)
                 if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
     notebook.metadata.pop("papermill", None)
@@ -225,6 +225,9 @@ def publish(root: Path, words: list[str] | None = None) -> int:
             if fingerprint(source) != fingerprint(executed):
                 raise UserError(f"{path} was edited while it ran; nothing was stored. Publish it again.")
             notebook = take_outputs(source, executed)
+            for cell in notebook.cells:
+                for output in cell.get("outputs", []):
+                    _shrink_photograph(output)
             notebook.metadata["course"] = {
                 "scale": "cpu",
                 "seed": 0,

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from course_tools.chapters import all_chapters, chapter_path, read_notebook
-from course_tools.fingerprints import tags
+from course_tools.chapters import all_chapters, chapter_path, read_notebook, tags
 
 HAS = ("torch", "torchvision", "numpy", "matplotlib", "tqdm", "pandas", "ipykernel", "pip")
 

@@ -5,9 +5,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from course_tools import runs
-from course_tools.chapters import golden_path, read_notebook
+from course_tools.chapters import golden_path, read_notebook, tags
 from course_tools.compare import outputs_difference, text_difference
-from course_tools.fingerprints import tags
 from course_tools.staleness import check_golden
 
 AGREE = [

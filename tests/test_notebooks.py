@@ -8,8 +8,8 @@ from types import CodeType
 
 import pytest
 
-from course_tools.chapters import chapter_path, read_notebook
-from course_tools.fingerprints import parse_cell, tags
+from course_tools.chapters import chapter_path, read_notebook, tags
+from course_tools.fingerprints import parse_cell
 from course_tools.runs import GOLDEN_ENVIRONMENT, execute
 
 COLAB = {"course_utils", "torch", "torchvision", "numpy", "matplotlib", "pandas", "tqdm", "PIL", "IPython"}
