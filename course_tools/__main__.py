@@ -28,6 +28,10 @@ def _parser() -> argparse.ArgumentParser:
     added = command("address", "copy the repository's address from _config.yml to where it is used")
     added.add_argument("--check", action="store_true", help="only say which files differ")
     command("book", "build the book from the published notebooks")
+    added = command("race", "train the recipes of chapter 5 and say when each mark was passed")
+    added.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as imagenette-83; all if left out")
+    added.add_argument("--seeds", type=int, default=1, help="seeds in all, from 0")
+    added.add_argument("--record", action="store_true", help="keep the records in results/")
     added = command("bench", "measure the speed ratios that the course promises")
     added.add_argument("--quick", action="store_true", help="fewer images and repeats")
     return parser
@@ -59,6 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.bench import bench
 
             return bench(quick=options.quick)
+
+        if options.command == "race":
+            from course_tools.race import race
+
+            return race(root, options.recipes, options.seeds, options.record)
 
         from course_tools import runs
 

@@ -60,7 +60,21 @@ def training_fingerprint(notebook: nbformat.NotebookNode, package: Path | None =
     name occurs in them, or in a definition that they reach in this way. So a network that a later
     chapter adds to `course_utils` leaves the records of the earlier chapters as they are.
     """
-    trees = _trees(notebook, {"parameters", "injected-parameters", "figure"})
+    return _reaching(_trees(notebook, {"parameters", "injected-parameters", "figure"}), package)
+
+
+def recipe_fingerprint(name: str, package: Path | None = None) -> str:
+    """SHA-256 over the code that decides what `race` does with a recipe: its definition, and all that they reach."""
+    return _reaching([ast.parse(f"race({constant_name(name)})")], package)
+
+
+def constant_name(recipe: str) -> str:
+    """The name of a recipe's definition: IMAGENETTE_83 for "imagenette-83"."""
+    return recipe.upper().replace("-", "_")
+
+
+def _reaching(trees: list[ast.AST], package: Path | None) -> str:
+    """SHA-256 over trees and every definition of the package that they reach by name."""
     known = _definitions(package or PACKAGE)
     reached, names = {}, {COUNTS}.union(*map(_names, trees))
     while new := (names & known.keys()) - reached.keys():

@@ -10,7 +10,7 @@ from course_utils.data import DataError, ImageData, load_data, load_folder, make
 from course_utils.records import load_records, save_record, scoreboard
 from course_utils.settings import Settings, choose_scale
 from course_utils.summary import count, summarize
-from course_utils.training import CheckpointError, evaluate, fit, predict
+from course_utils.training import CheckpointError, evaluate, fit, muon, predict
 
 __all__ = [
     "CheckpointError",
@@ -25,6 +25,7 @@ __all__ = [
     "load_folder",
     "load_records",
     "make_shapes",
+    "muon",
     "networks",
     "plots",
     "predict",

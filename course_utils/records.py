@@ -109,7 +109,7 @@ def save_record(
             "classes": len(train.classes),
         },
         "settings": settings.as_dict(),
-        **count(model, (3, train.image_size, train.image_size)),
+        **count(model, tuple(train.images.shape[1:])),
         "val_accuracy": float(last["val_accuracy"]),
         "val_loss": float(last["val_loss"]),
         "train_accuracy": float(last["train_accuracy"]),

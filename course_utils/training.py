@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from course_utils.data import ImageData
@@ -20,6 +24,21 @@ from course_utils.summary import evaluation_mode
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be used; the message says why, and the file is left as it is."""
+
+
+def _keep_memory() -> None:
+    """Let this process keep the memory that it frees, so that each batch finds the last one's again.
+
+    Otherwise the C library gives large pieces back at once and the system hands them out anew, page by page:
+    up to a third of the time of a small network on a virtual machine. Only glibc (Linux) has this switch.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -72,6 +91,55 @@ def evaluate(model: nn.Module, data: ImageData, batch_size: int = 256, **options
     return {"loss": F.cross_entropy(logits, data.labels).item(), "accuracy": right.item()}
 
 
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon for convolutions: a weight (out, in, k, k) is trained as the matrix (out, in * k * k).
+
+    Momentum gives a direction; a few matrix products then make its singular values nearly equal, so that
+    no direction dominates. Source: Jordan et al. 2024.
+
+    Args:
+        weights: of convolutions, in the memory layout that they keep.
+        lr: the learning rate; 0.05 is a good start, whatever the width.
+        options: of `torch.optim.Muon`.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float = 0.05, **options):
+        matrices = []
+        for weight in weights:
+            # a view of the weight, in the order in which it lies in memory: what changes one changes the other
+            order = (0, 2, 3, 1) if weight.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+            matrix = weight.detach().permute(order).flatten(1).requires_grad_()
+            weight.register_post_accumulate_grad_hook(partial(_share_gradient, matrix, order))
+            matrices.append(matrix)
+        super().__init__(matrices, lr, **options)
+
+
+def _share_gradient(matrix: torch.Tensor, order: tuple[int, ...], weight: nn.Parameter) -> None:
+    matrix.grad = weight.grad.permute(order).flatten(1)
+
+
+def muon(
+    model: nn.Module, rate: float = 0.05, other_rate: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> list[torch.optim.Optimizer]:
+    """Return `Muon` for the convolutions behind the first, SGD for everything else, for `fit`.
+
+    Args:
+        model: already in its memory layout, as `fit` has it.
+        rate: of the convolutions.
+        other_rate: of the first convolution, the norms and the head, where Muon has no place.
+        momentum: of both.
+        weight_decay: of the first convolution and the head.
+    """
+    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
+    heads = [weight for weight in model.parameters() if weight.dim() == 2]
+    norms = [weight for weight in model.parameters() if weight.dim() < 2]
+    others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
+    return [
+        torch.optim.SGD(others, other_rate, momentum, nesterov=True),
+        Muon(convolutions, rate, momentum=momentum, weight_decay=0.0, ns_steps=3),
+    ]
+
+
 def fit(
     model: nn.Module,
     train: ImageData,
@@ -82,9 +150,14 @@ def fit(
     batch_size: int = 128,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    optimizers: Callable[[nn.Module], Sequence[torch.optim.Optimizer]] | None = None,
+    label_smoothing: float = 0.0,
+    average: float = 0.0,
+    image_sizes: Sequence[int] | None = None,
     seed: int = 0,
     flip: bool = False,
     crop: int = 0,
+    zoom: float = 1.0,
     device: str = "auto",
     precision: str = "auto",
     checkpoint: str | Path | None = None,
@@ -99,8 +172,13 @@ def fit(
         train, val: images of one size with the same classes.
         learning_rate: the peak of the one-cycle schedule.
         momentum: the middle of its cycle: 0.05 less at the peak, 0.05 more at both ends.
+        optimizers: makes others than SGD, each with its own peak rates, such as `muon`.
+        label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
+        average: 0.98 keeps a running mean of the weights, of which each step makes up 2 %; it is what is
+            evaluated, and what the network holds at the end. 0: none.
+        image_sizes: the size in pixels at which each epoch trains, one number an epoch (Howard 2018).
         seed: decides the order of the images and their augmentation; weights are drawn before.
-        flip, crop: augmentation, see `ImageData.batches`.
+        flip, crop, zoom: augmentation, see `ImageData.batches`.
         device, precision: "auto", or a name.
         checkpoint: a file that is written after each epoch. If it is there already, training goes on
             from it and ends with the same weights as a run that was never interrupted.
@@ -115,20 +193,36 @@ def fit(
     """
     device = choose_device(device)
     dtype = choose_precision(precision, device)
-    _check_fit(model, train, val, device)
+    if device.type == "cpu":
+        _keep_memory()
+    image_sizes = list(image_sizes or [train.image_size] * epochs)
+    if len(image_sizes) != epochs:
+        raise ValueError(f"image_sizes has {len(image_sizes)} sizes for {epochs} epochs: give one for each")
+    _check_fit(model, train, val, device, min(image_sizes))
     model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)
+    if optimizers is None:
+        chosen = [torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)]
+    else:
+        chosen = optimizers(model)
     steps = len(train) // batch_size + (len(train) % batch_size > 1)
     swing = min(0.05, momentum, 1 - momentum)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        learning_rate,
-        total_steps=epochs * steps,
-        base_momentum=round(momentum - swing, 4),
-        max_momentum=round(momentum + swing, 4),
-    )
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            [group["lr"] for group in optimizer.param_groups],
+            total_steps=epochs * steps,
+            base_momentum=round(momentum - swing, 4),
+            max_momentum=round(momentum + swing, 4),
+        )
+        for optimizer in chosen
+    ]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    parts = {"model": model, "scaler": scaler}
+    parts |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(chosen)}
+    parts |= {f"schedule {number}": schedule for number, schedule in enumerate(schedules)}
+    judged = model
+    if average:
+        judged = parts["average"] = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
     torch.manual_seed(seed)
     rows: list[dict] = []
     origin = provenance(device, dtype)
@@ -137,7 +231,9 @@ def fit(
         "network": f"{model} {shapes}", "data": train.name, "images": [len(train), len(val)],
         "image_size": train.image_size, "epochs": epochs, "learning_rate": learning_rate,
         "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay, "seed": seed,
-        "flip": flip, "crop": crop, "precision": str(dtype),
+        "optimizers": [repr(optimizer) for optimizer in chosen],
+        "label_smoothing": label_smoothing, "average": average, "image_sizes": image_sizes,
+        "flip": flip, "crop": crop, "zoom": zoom, "precision": str(dtype),
     }  # fmt: skip
     if checkpoint is not None and Path(checkpoint).exists():
         rows, origin = _resume(Path(checkpoint), parts, run)
@@ -149,29 +245,33 @@ def fit(
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
             model.train()
             start, loss_sum, right, seen = time.perf_counter(), 0.0, 0, 0
-            for number, (x, y) in enumerate(train.batches(batch_size, generator, device, flip, crop), 1):
+            batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1])
+            for number, (x, y) in enumerate(batches, 1):
                 if number > steps:
                     break
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     logits = model(x).float()
-                loss = F.cross_entropy(logits, y)
-                value, rate = loss.item(), schedule.get_last_lr()[0]
+                loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+                value, rate = loss.item(), schedules[0].get_last_lr()[0]
                 if not value < float("inf"):
                     raise FloatingPointError(
                         f"the loss became {value} in epoch {epoch}, batch {number}, at a learning rate of "
                         f"{rate:.3g}. Try a tenth of the learning rate, add normalisation, or "
                         "look for images or labels that are not finite numbers."
                     )
-                optimizer.zero_grad()
+                model.zero_grad()
                 scaler.scale(loss).backward()
-                scaler.step(optimizer)
+                for optimizer, schedule in zip(chosen, schedules):
+                    scaler.step(optimizer)
+                    schedule.step()
                 scaler.update()
-                schedule.step()
+                if average:
+                    judged.update_parameters(model)
                 loss_sum, seen = loss_sum + value * len(y), seen + len(y)
                 right += (logits.argmax(1) == y).sum().item()
                 bar.update()
             seconds = time.perf_counter() - start
-            result = evaluate(model, val, device=str(device), precision=precision)
+            result = evaluate(judged, val, device=str(device), precision=precision)
             rows.append({
                 "epoch": epoch, "learning_rate": rate,
                 "train_loss": loss_sum / seen, "train_accuracy": right / seen,
@@ -189,6 +289,8 @@ def fit(
         ) from error
     finally:
         bar.close()
+    if average:
+        model.load_state_dict(judged.module.state_dict())
     history = pd.DataFrame(rows)
     history.attrs = {"provenance": origin}
     return history
@@ -202,7 +304,7 @@ def _line(row: dict, epochs: int) -> str:
     ).replace("%", " %")
 
 
-def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch.device) -> None:
+def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch.device, image_size: int) -> None:
     """Try the network on two images, so that a mismatch is told before any time is spent."""
     if train.classes != val.classes:
         raise ValueError(f"train has the classes {train.classes}, val has {val.classes}: they must be the same")
@@ -210,14 +312,14 @@ def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch
         raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
     if len(train.classes) < 2:
         raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
-    x = train.images[:2].to(device).float() / 255
+    x = train.images[:2, :, :image_size, :image_size].to(device).float() / 255
     try:
         with evaluation_mode(model.to(device)):
             shape = tuple(model(x).shape)
     except RuntimeError as error:
         if "too small" in str(error) or "greater than actual input size" in str(error):
             raise ValueError(
-                f"images of {train.image_size} px are too small for this network ({error}): use larger images, "
+                f"images of {image_size} px are too small for this network ({error}): use larger images, "
                 "or fewer layers of stride 2"
             ) from error
         raise
@@ -246,17 +348,19 @@ def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = dict(state["run"])
-        if absent := {*parts, "history", "provenance", "random"} - state.keys():
+        differs = [name for name in run if found.get(name) != run[name]]
+        absent = {*parts, "history", "provenance", "random"} - state.keys()
+        if absent and ("network" not in found or not differs):
             raise KeyError(absent)
     except Exception as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint ({type(error).__name__}): it was cut off or is another kind of "
             "file. It is left as it is. Move it away to start anew, or put a good copy in its place."
         ) from error
-    differs = [name for name in run if found.get(name) != run[name]]
     if differs:
         told = ", ".join(
-            name if name == "network" else f"{name} {found.get(name)} instead of {run[name]}" for name in differs
+            name if name in ("network", "optimizers") else f"{name} {found.get(name)} instead of {run[name]}"
+            for name in differs
         )
         raise CheckpointError(
             f"{path} is of another run: {told}. It is left as it is. Give this run a file of its own, or move "

@@ -16,9 +16,12 @@ from killed_run import CHOSEN, EPOCHS, KILLS
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import CheckpointError, ImageData, evaluate, fit, make_shapes, predict, training
+from course_utils import CheckpointError, ImageData, evaluate, fit, make_shapes, muon, predict, training
+from course_utils.training import Muon
 
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
+# all that short training uses
+SHORT = {"optimizers": muon, "label_smoothing": 0.1, "average": 0.9, "zoom": 0.5, "flip": True}
 COLUMNS = ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"]
 
 
@@ -36,7 +39,7 @@ def figures(history: pd.DataFrame) -> list[dict]:
 # ------------------------------------------------------------------ the same numbers
 
 
-@pytest.mark.parametrize("options", [{}, {"flip": True, "crop": 2}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("options", [{}, {"flip": True, "crop": 2}, {"precision": "bfloat16"}, SHORT])
 def test_same_seed_same_numbers(options):
     first, first_history = train(**options)
     torch.rand(7)  # whatever has been drawn in between
@@ -51,7 +54,9 @@ def test_same_seed_same_numbers_with_dropout():
 
 
 @pytest.mark.parametrize("options", [{"seed": 1}, {"flip": True}, {"crop": 1}, {"learning_rate": 0.06},
-                                     {"momentum": 0.8}, {"weight_decay": 0.0}, {"batch_size": 15}])  # fmt: skip
+                                     {"momentum": 0.8}, {"weight_decay": 0.0}, {"batch_size": 15}, {"zoom": 0.5},
+                                     {"label_smoothing": 0.1}, {"average": 0.9}, {"image_sizes": (12, 16)},
+                                     {"optimizers": muon}])  # fmt: skip
 def test_each_setting_makes_a_difference(options):
     assert not same_state(copy_state(train()[0]), copy_state(train(**options)[0]))
 
@@ -175,6 +180,113 @@ def test_what_is_printed(capsys):
     figures_of_a_part = r"loss \d\.\d{3}, accuracy \d+\.\d %"
     pattern = rf"epoch 1/2  train {figures_of_a_part}  validation {figures_of_a_part}  \d+\.\d s"
     assert re.fullmatch(pattern, lines[0])
+
+
+# ------------------------------------------------------------------ what short training adds
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_muon_trains_a_convolution_as_a_matrix(layout, kernel_size):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 4, kernel_size, bias=False).to(memory_format=layout)
+    matrix = nn.Parameter(convolution.weight.detach().clone().contiguous().flatten(1))
+    theirs, ours = torch.optim.Muon([matrix], 0.1), Muon([convolution.weight], 0.1)
+    start = matrix.detach().clone()
+    x = torch.rand(5, 6, kernel_size, kernel_size)
+    for _ in range(3):
+        for optimizer, y in ((theirs, x.flatten(1) @ matrix.T), (ours, convolution(x).flatten(1))):
+            y.square().sum().backward()
+            optimizer.step()
+        matrix.grad = convolution.weight.grad = None
+    # a few products of bfloat16 in another order of columns
+    assert convolution.weight.detach().contiguous().flatten(1) == pytest.approx(matrix.detach(), abs=0.01)
+    assert (matrix - start).abs().max() > 0.05
+
+
+def test_muon_has_all_convolutions_but_the_first():
+    model = new_tiny_network()
+    sgd, ours = muon(model, rate=0.02, other_rate=0.3)
+    assert [tuple(matrix.shape) for matrix in ours.param_groups[0]["params"]] == [(16, 8 * 9)]
+    assert sum(len(group["params"]) for group in sgd.param_groups) + 1 == len(list(model.parameters()))
+    assert [group["weight_decay"] for group in sgd.param_groups] == [5e-4, 0]  # none for norms
+    assert (ours.param_groups[0]["lr"], sgd.param_groups[0]["lr"]) == (0.02, 0.3)
+
+
+def test_every_weight_is_trained_with_muon():
+    before = copy_state(new_tiny_network())
+    after = copy_state(train(optimizers=muon)[0])
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+def test_the_average_is_a_running_mean_of_the_weights(monkeypatch):
+    seen, real = [], torch.optim.SGD.step
+    model = new_tiny_network()
+
+    def step(self, *rest):
+        real(self, *rest)
+        seen.append(model[0].weight.detach().clone())
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    _, history = train(model, average=0.75)
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+    assert model[0].weight.detach() == pytest.approx(expected, abs=1e-6)
+    # what was evaluated is what the network now holds
+    result = evaluate(model, VAL, device="cpu", precision="float32")
+    assert history["val_loss"].iloc[-1] == pytest.approx(result["loss"], rel=1e-6)
+
+
+def test_label_smoothing_spreads_a_share_over_all_classes():
+    _, history = train(epochs=1, batch_size=70, label_smoothing=0.2)
+    model = new_tiny_network().train()
+    log = model(TRAIN.images / 255).log_softmax(1)
+    right = log.gather(1, TRAIN.labels[:, None]).mean()
+    assert history["train_loss"].item() == pytest.approx(-(0.8 * right + 0.2 * log.mean()).item(), rel=1e-4)
+
+
+def test_each_epoch_has_its_image_size(monkeypatch):
+    seen, real = [], ImageData.batches
+
+    def watch(self, batch_size, generator=None, *rest, **options):
+        for x, y in real(self, batch_size, generator, *rest, **options):
+            seen.append((generator is not None, x.shape[-1]))
+            yield x, y
+
+    monkeypatch.setattr(ImageData, "batches", watch)
+    train(epochs=3, batch_size=70, image_sizes=(8, 12, 20))
+    assert seen == [(True, 8), (False, 16), (True, 12), (False, 16), (True, 20), (False, 16)]
+
+
+def test_image_sizes_for_another_number_of_epochs():
+    with pytest.raises(ValueError, match="image_sizes has 3 sizes for 2 epochs: give one for each"):
+        train(image_sizes=(8, 12, 16))
+
+
+def test_an_image_size_that_is_too_small_for_the_network():
+    model = nn.Sequential(nn.Conv2d(3, 4, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    with pytest.raises(ValueError, match="images of 8 px are too small for this network"):
+        train(model, image_sizes=(16, 8))
+
+
+def test_short_training_is_resumed_too(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    unbroken, expected = train(epochs=4, image_sizes=(8, 8, 12, 16), **SHORT)
+    real = ImageData.batches
+
+    def stop(self, batch_size, generator=None, *rest, **options):
+        if generator is not None and path.exists() and len(torch.load(path)["history"]) == 2:
+            raise KeyboardInterrupt
+        return real(self, batch_size, generator, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageData, "batches", stop)
+        train(epochs=4, image_sizes=(8, 8, 12, 16), checkpoint=path, **SHORT)
+    model, history = train(new_tiny_network(9), epochs=4, image_sizes=(8, 8, 12, 16), checkpoint=path, **SHORT)
+    assert len(history) == 4
+    assert same_state(copy_state(model), copy_state(unbroken))
+    assert figures(history) == figures(expected)
 
 
 # ------------------------------------------------------------------ device, precision, mode
@@ -543,7 +655,8 @@ def test_code_in_a_checkpoint_is_not_run(halfway):
     assert re.search("is not a whole checkpoint", refusal(halfway))
 
 
-@pytest.mark.parametrize("part", ["model", "optimizer", "schedule", "scaler", "random", "history", "provenance", "run"])
+@pytest.mark.parametrize("part", [
+    "model", "optimizer 0", "schedule 0", "scaler", "random", "history", "provenance", "run"])  # fmt: skip
 def test_a_checkpoint_without_one_of_its_parts(halfway, part):
     state = torch.load(halfway, weights_only=True)
     del state[part]
@@ -583,6 +696,10 @@ def test_a_checkpoint_of_another_network(halfway):
         ({"crop": 2}, "crop 0 instead of 2"),
         ({"momentum": 0.8}, "momentum 0.9 instead of 0.8"),
         ({"weight_decay": 0.0}, "weight_decay 0.0005 instead of 0.0"),
+        ({"zoom": 0.5}, "zoom 1.0 instead of 0.5"),
+        ({"label_smoothing": 0.1}, "label_smoothing 0.0 instead of 0.1"),
+        ({"image_sizes": [8, 8, 16, 16]}, r"image_sizes \[16, 16, 16, 16\] instead of \[8, 8, 16, 16\]"),
+        ({"optimizers": muon}, "optimizers"),
         ({"precision": "bfloat16"}, "precision torch.float32 instead of torch.bfloat16"),
         ({"train": TRAIN.subset(60)}, "images"),
         ({"train": make_shapes(70, 24, 1), "val": make_shapes(30, 24, 2)}, "image_size 16 instead of 24"),

@@ -1,0 +1,124 @@
+"""The recipes of chapter 5: a network, its data, how it is trained, and the marks that it is to pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import nn
+
+from course_utils.data import load_data
+from course_utils.networks import ResidualBlock, ResNet
+from course_utils.records import checkpoint_path, save_record
+from course_utils.settings import Settings
+from course_utils.training import choose_device, fit, muon
+
+REFERENCE_GFLOPS = 90.0  # the machine for which the marks give their times
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train one network.
+
+    Attributes:
+        name: of the record and the command.
+        data: a name for `load_data`.
+        network: makes the network, (N, C, H, W) to (N, 10).
+        image_sizes: pixels in training, one number an epoch; the last is that of validation as well.
+        stored_size: pixels of the training images in memory, from which they are resized.
+        marks: (accuracy in 0..1, seconds on the machine of reference), to be passed in that time.
+        options: for `fit`.
+    """
+
+    name: str
+    data: str
+    network: Callable[[], nn.Module]
+    image_sizes: tuple[int, ...]
+    stored_size: int
+    marks: tuple[tuple[float, float], ...]
+    options: dict = field(default_factory=dict)
+
+
+def short_net(depths: tuple[int, ...] = (1, 1, 1), widths: tuple[int, ...] = (64, 128, 256)) -> ResNet:
+    """A ResNet for short training: one convolution and a pool as its stem, few blocks, and none starts at zero."""
+    net = ResNet(ResidualBlock, depths, widths, stem_widths=(widths[0] // 2,))
+    for module in net.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.ones_(module.branch[-1][1].weight)
+    return net
+
+
+def sizes(epochs: int, first: int, last: int, step: int = 16) -> tuple[int, ...]:
+    """Return one image size for each epoch, growing from first to last in steps of equal length."""
+    all_sizes = range(first, last + 1, step)
+    return tuple(all_sizes[epoch * len(all_sizes) // epochs] for epoch in range(epochs))
+
+
+def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
+    """Return the speed of a float32 matrix product (size, size) in GFLOPS on all cores: the best of some."""
+    a, b = torch.rand(2, size, size)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def passed_at(history: pd.DataFrame, accuracy: float) -> float | None:
+    """Return the seconds of training after which an accuracy (0..1) was first reached, None if never."""
+    reached = history["seconds"].cumsum()[history["val_accuracy"] >= accuracy]
+    return float(reached.iloc[0]) if len(reached) else None
+
+
+def race(recipe: Recipe, seed: int = 0, device: str = "auto") -> pd.DataFrame:
+    """Train a recipe, write its record, and return its marks, one a row, and when each was passed.
+
+    Columns: accuracy (%), allowed (s), passed (s), scaled (s): the time passed, times the speed of this
+    machine's matrix product (the mean of one before and one after), divided by that of the reference.
+    Decoding and validation are not part of the time. A checkpoint is kept where `checkpoint_path` says.
+
+    Args:
+        recipe: one of `RECIPES`.
+        seed: of the weights, the order and the augmentation.
+        device: as in `fit`.
+    """
+    scale = "smoke" if recipe.data == "shapes" else "gpu" if choose_device(device).type == "cuda" else "cpu"
+    start = time.perf_counter()
+    train, val = load_data(recipe.data, recipe.stored_size, recipe.stored_size)
+    loading = time.perf_counter() - start
+    if val.image_size != recipe.image_sizes[-1]:
+        val = val.resized(recipe.image_sizes[-1])
+    torch.manual_seed(seed)
+    net = recipe.network()
+    before = matmul_gflops()
+    history = fit(
+        net, train, val, epochs=len(recipe.image_sizes), image_sizes=recipe.image_sizes, seed=seed, device=device,
+        checkpoint=checkpoint_path(f"{scale}-race-{recipe.name}", seed), **recipe.options,
+    )  # fmt: skip
+    gflops = (before, matmul_gflops())
+    history.attrs["provenance"] |= {"matmul_gflops": gflops, "loading_seconds": loading}
+    options = {name: getattr(value, "__name__", value) for name, value in recipe.options.items()}
+    table = {"image_sizes": recipe.image_sizes, "stored_size": recipe.stored_size, **options}
+    settings = Settings(scale, {name: (value,) * 3 for name, value in table.items()})
+    save_record("race", recipe.name, recipe.name, net, train, val, history, settings, seed)
+    factor = sum(gflops) / 2 / REFERENCE_GFLOPS
+    rows = []
+    for accuracy, allowed in recipe.marks:
+        passed = passed_at(history, accuracy)
+        scaled = passed * factor if passed else None
+        rows.append(
+            {"accuracy (%)": 100 * accuracy, "allowed (s)": allowed, "passed (s)": passed, "scaled (s)": scaled}
+        )
+    return pd.DataFrame(rows)
+
+
+SHORT = {"batch_size": 128, "flip": True, "label_smoothing": 0.1, "optimizers": muon}
+IMAGENETTE_83 = Recipe(
+    "imagenette-83", "imagenette", short_net, (48, 64, 64, 80, 80, 96), 160, ((0.8313, 360), (0.8313, 240)), SHORT
+)
+SMOKE = Recipe("smoke", "shapes", short_net, (24, 32, 32), 32, ((0.5, 60),), SHORT)
+RECIPES = {recipe.name: recipe for recipe in (IMAGENETTE_83, SMOKE)}
