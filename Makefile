@@ -12,7 +12,7 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats golden check test bench address clean
+.PHONY: help setup course book run publish repeats golden check test race bench address clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,9 @@ test: setup ## run every check
 	$(TOOLS) check
 	$(TOOLS) address --check
 	$(BIN)/python -m pytest
+
+race: setup ## train the recipes of chapter 5, say when each mark was passed: RECIPES=imagenette-83
+	$(TOOLS) race $(RECIPES) --seeds $(if $(filter command line,$(origin SEEDS)),$(SEEDS),1) $(if $(RECORD),--record)
 
 bench: setup ## measure the speed ratios that the course promises
 	$(TOOLS) bench

@@ -4,7 +4,7 @@
   the widths of columns follow the digits in them.
 - Integers, and digits inside a word such as "conv2" or "640x480", must be the same.
 - Decimals (a point or an exponent) must agree within RELATIVE and ABSOLUTE.
-- A number before a unit of time or rate (12.3 s, 45.1 ms, 2.0 min, 96 images/s, and the decimal of
+- A number before a unit of time or rate (12.3 s, 45.1 ms, 2.0 min, 96 images/s, 90 GFLOPS, and the decimal of
   2.31x faster) was measured: same unit, same form, not negative, within a factor of FACTOR.
 - Pictures are not compared; that a cell shows one is, by its text ("<Figure size ...>").
 """
@@ -17,7 +17,7 @@ RELATIVE, ABSOLUTE, FACTOR = 0.02, 1e-4, 100
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<sign>(?<![)\]}])[-+\u2212])?"
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.(?!\w)|\.\d+|\d+)(?P<power>[eE][-+]?\d+)?"
-    r"(?:(?P<unit>\s*(?:ms|s|min|h|images/s|GMAC/s)(?![\w/])|x(?!\w))|(?![\w]|\.\d))"
+    r"(?:(?P<unit>\s*(?:ms|s|min|h|images/s|GMAC/s|GFLOPS)(?![\w/])|x(?!\w))|(?![\w]|\.\d))"
 )
 
 

@@ -9,8 +9,10 @@ from course_tools.chapters import (
     read_notebook,
     records_of,
 )
-from course_tools.fingerprints import fingerprint, training_fingerprint
+from course_tools.fingerprints import fingerprint, recipe_fingerprint, training_fingerprint
+from course_utils.race import RECIPES
 
+RACE = "race"  # the folder of results that belongs to no chapter
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -90,15 +92,30 @@ def check_published(root: Path, chapter: str) -> list[str]:
     return problems + _records(root, chapter, training_fingerprint(notebook), course["records"])
 
 
+def check_races(root: Path) -> list[str]:
+    """Problems with the records of races: of no recipe, or made by other code."""
+    problems = []
+    for name, record in records_of(root / "results", RACE).items():
+        where, recipe = f"results/{RACE}/{name}.json", record["run"]
+        if recipe not in RECIPES:
+            problems.append(f"{where}: there is no recipe of that name. Delete it.")
+        elif record["code"] != recipe_fingerprint(recipe):
+            problems.append(
+                f"{where}: the recipe, or what it uses of course_utils, has changed since it was made. "
+                f"make race RECIPES={recipe} SEEDS={record['seed'] + 1} RECORD=1"
+            )
+    return problems
+
+
 def check(root: Path) -> list[str]:
-    """All problems of all chapters, one line each: the thing, what is wrong, the way out."""
-    problems, chapters = [], all_chapters(root)
+    """All problems of all chapters and races, one line each: the thing, what is wrong, the way out."""
+    problems, chapters = check_races(root), all_chapters(root)
     for chapter in chapters:
         problems += check_published(root, chapter) + check_golden(root, chapter)
     for folder, kind in (("results", "*.json"), ("tests/golden", "*.ipynb")):
         for path in sorted((root / folder).rglob(kind)):
             inside = path.relative_to(root / folder)
             chapter = (inside.parent if kind == "*.json" else inside.with_suffix("")).as_posix()
-            if chapter not in chapters:
+            if chapter not in chapters and (kind, chapter) != ("*.json", RACE):
                 problems.append(f"{folder}/{inside.as_posix()}: belongs to no chapter. Delete it.")
     return problems

@@ -189,20 +189,18 @@ def load_data(
 def _from_torchvision(name: str, image_size: int) -> tuple[ImageData, ImageData]:
     """Read CIFAR-10 or MNIST with torchvision, which checks every file; fetch it if need be."""
     data = data_directory()
-    addresses = CIFAR10_MIRRORS if name == "cifar10" else (None,)  # for MNIST, torchvision has mirrors of its own
-    for address in addresses:
+    # MNIST has mirrors in torchvision
+    kinds = [type("CIFAR10", (CIFAR10,), {"url": url}) for url in CIFAR10_MIRRORS] if name == "cifar10" else [MNIST]
+    for kind in kinds:
         try:
             data.mkdir(parents=True, exist_ok=True)
-            if address:
-                CIFAR10.url = address
-            kind = CIFAR10 if name == "cifar10" else MNIST
             parts = [kind(data, train=part, download=True) for part in (True, False)]
             break
         except Exception as error:
-            if address != addresses[-1]:
-                print(f"{address} did not give CIFAR-10 ({error}); trying its first publisher, which is slow.")
+            if kind is not kinds[-1]:
+                print(f"{kind.url} did not give CIFAR-10 ({error}); trying its first publisher, which is slow.")
                 continue
-            files = "cifar-10-python.tar.gz" if name == "cifar10" else "the four files of MNIST, in MNIST/raw,"
+            files = "cifar-10-python.tar.gz" if name == "cifar10" else "MNIST/raw with MNIST's four files"
             raise DataError(
                 f"{name} could not be fetched ({error}). If there is no network, put {files} into {data}, or set "
                 "COURSE_DATA to the directory that holds it. Without data, set scale = 'smoke'."

@@ -120,5 +120,11 @@ SHORT = {"batch_size": 128, "flip": True, "label_smoothing": 0.1, "optimizers": 
 IMAGENETTE_83 = Recipe(
     "imagenette-83", "imagenette", short_net, (48, 64, 64, 80, 80, 96), 160, ((0.8313, 360), (0.8313, 240)), SHORT
 )
+IMAGENETTE_87 = Recipe(
+    "imagenette-87", "imagenette", short_net, sizes(16, 64, 128), 160, ((0.8743, 1500),), SHORT | {"zoom": 0.5}
+)
+IMAGENETTE_90 = Recipe(
+    "imagenette-90", "imagenette", short_net, sizes(30, 64, 128), 160, ((0.9, 3600),), SHORT | {"zoom": 0.35}
+)
 SMOKE = Recipe("smoke", "shapes", short_net, (24, 32, 32), 32, ((0.5, 60),), SHORT)
-RECIPES = {recipe.name: recipe for recipe in (IMAGENETTE_83, SMOKE)}
+RECIPES = {recipe.name: recipe for recipe in (IMAGENETTE_83, IMAGENETTE_87, IMAGENETTE_90, SMOKE)}

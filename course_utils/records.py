@@ -132,13 +132,18 @@ def load_records(scale: str, chapter: str | None = None, directory: str | Path |
     return pd.DataFrame(sorted(records, key=lambda record: (record["chapter"], record["run"], record["seed"])))
 
 
-def scoreboard(scale: str, chapter: str | None = None) -> pd.DataFrame:
+def scoreboard(scale: str, chapter: str | None = None, upto: str | None = None) -> pd.DataFrame:
     """Return a table of what was measured: parameters, MACs, seconds, accuracy, one row a network.
+
+    With `chapter`, of that chapter only; with `upto`, of its part of the book as far as that chapter.
 
     Where a run was repeated with other seeds, accuracy is their mean and sample standard deviation, and
     the training time that of the fastest, since other work on the machine only adds to it.
     """
     records = load_records(scale, chapter)
+    if upto and not records.empty:
+        part = records["chapter"].str.startswith(upto.split("/")[0] + "/")
+        records = records[part & (records["chapter"] <= upto)]
     if records.empty:
         return pd.DataFrame(columns=["chapter", "network", "parameters", "MACs", "training", "validation accuracy"])
     rows = []

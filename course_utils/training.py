@@ -26,7 +26,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be used; the message says why, and the file is left as it is."""
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let this process keep the memory that it frees, so that each batch finds the last one's again.
 
     Otherwise the C library gives large pieces back at once and the system hands them out anew, page by page:
@@ -194,7 +194,7 @@ def fit(
     device = choose_device(device)
     dtype = choose_precision(precision, device)
     if device.type == "cpu":
-        _keep_memory()
+        keep_memory()
     image_sizes = list(image_sizes or [train.image_size] * epochs)
     if len(image_sizes) != epochs:
         raise ValueError(f"image_sizes has {len(image_sizes)} sizes for {epochs} epochs: give one for each")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 import re
 import tarfile
 import threading
@@ -17,7 +18,7 @@ import torch
 from helpers import contents, tiny_network, write_folder, write_image
 from PIL import Image
 from torch import nn
-from torchvision.datasets import Imagenette
+from torchvision.datasets import CIFAR10, MNIST, Imagenette
 
 from course_utils import DataError, ImageData, data, evaluate, fit, load_data, load_folder, make_shapes
 
@@ -216,6 +217,50 @@ def test_augmentation_follows_the_generator():
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+def test_batches_of_another_size_are_pillows():
+    images = make_shapes(6, 48, 0)
+    (x, _), *rest = images.batches(6, image_size=20)
+    assert not rest
+    assert x.shape == (6, 3, 20, 20)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    for found, image in zip(x, images.images):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((20, 20), Image.Resampling.BILINEAR)
+        assert (found * 255).permute(1, 2, 0).numpy() == pytest.approx(np.asarray(picture), abs=1)
+    smaller = images.resized(20)
+    assert torch.equal(smaller.images.float() / 255, x)
+    assert (smaller.image_size, smaller.classes, smaller.name) == (20, images.classes, "shapes")
+
+
+def test_zoom_takes_a_random_part_of_each_image():
+    # the value of a pixel tells its place: 4 x its row in red, 4 x its column in green
+    row, column = torch.meshgrid(4 * torch.arange(60), 4 * torch.arange(60), indexing="ij")
+    image = torch.stack([row, column, torch.zeros(60, 60)]).to(torch.uint8)
+    images = ImageData(image.repeat(400, 1, 1, 1), torch.arange(400), list("ab"), "places")
+    x = torch.cat([x for x, _ in images.batches(64, torch.Generator().manual_seed(0), zoom=0.25, image_size=30)])
+    assert x.shape == (400, 3, 30, 30)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    places = 255 * x / 4
+    # 30 pixels show a part: 29 steps between their middles
+    height = 30 / 29 * (places[:, 0, -1] - places[:, 0, 0]).mean(1)
+    width = 30 / 29 * (places[:, 1, :, -1] - places[:, 1, :, 0]).mean(1)
+    share, aspect = height * width / 3600, width / height
+    assert 0.2 < share.min() < 0.3
+    assert 0.95 < share.max() <= 1.05
+    assert share.mean() == pytest.approx(0.625, abs=0.05)
+    assert 0.7 < aspect.min() < 0.8
+    assert 1.25 < aspect.max() < 1.45
+    middle = places[:, :2].mean((2, 3))
+    assert middle.min() < 20
+    assert middle.max() > 40
+    assert middle.mean() == pytest.approx(29.5, abs=1.5)
+
+
+def test_zoom_of_the_whole_image_is_the_image():
+    images = numbered(20)
+    whole = torch.cat([x for x, _ in images.batches(8, zoom=1.0)])
+    assert torch.equal(whole, images.images / 255)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 99, 100, 1000])
@@ -712,3 +757,85 @@ def test_tiny_network_sees_a_folder(tmp_path):
     train, val = load_data(str(write_folder(tmp_path / "pets")), 16)
     history = fit(tiny_network(2), train, val, epochs=1, batch_size=4, precision="float32")
     assert len(history) == 1
+
+
+# ------------------------------------------------------------------ MNIST and CIFAR-10
+
+
+def write_mnist(root):
+    """Write MNIST's four files with five and three images, whose pixels have the value of their number."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 5), ("t10k", 3)):
+        pixels = np.arange(count, dtype=np.uint8).repeat(28 * 28).tobytes()
+        header = b"".join(number.to_bytes(4, "big") for number in (2051, count, 28, 28))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels)
+        labels = b"".join(number.to_bytes(4, "big") for number in (2049, count)) + bytes(range(count))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+
+
+def test_mnist_has_one_channel(data_directory):
+    write_mnist(data_directory)
+    train, val = load_data("mnist", 28)
+    assert (train.images.shape, val.images.shape) == ((5, 1, 28, 28), (3, 1, 28, 28))
+    assert (train.images == torch.arange(5).view(5, 1, 1, 1)).all()
+    assert (train.labels.tolist(), train.name) == ([0, 1, 2, 3, 4], "mnist")
+    assert train.classes[3] == "3 - three"
+    x, y = next(train.batches(4, torch.Generator().manual_seed(0), flip=True, crop=2, image_size=20))
+    assert x.shape == (4, 1, 20, 20)
+    assert (255 * x).round().int().flatten(1).unique(dim=1).flatten().tolist() == y.tolist()
+    assert load_data("mnist", 14)[0].images.shape == (5, 1, 14, 14)
+
+
+@pytest.fixture
+def cifar10_publisher(tmp_path, monkeypatch):
+    """An archive like CIFAR-10's with 4 images in each of its six files, behind a mirror that has none."""
+    folder = tmp_path / "publisher" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    sums = {}
+    for number, name in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch", "batches.meta"]):
+        content = {"data": np.full((4, 3072), number, np.uint8), "labels": [0, 1, 2, 3]}
+        if name == "batches.meta":
+            content = {"label_names": list("abcdefghij")}
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    archive = tmp_path / "publisher" / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[n, s] for n, s in sums.items() if n.startswith("data")])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    monkeypatch.setattr(data, "CIFAR10_MIRRORS", ("file:///nowhere/cifar-10-python.tar.gz", archive.as_uri()))
+    return archive
+
+
+def test_cifar10_comes_from_the_next_mirror(cifar10_publisher, data_directory, capsys):
+    train, val = load_data("cifar10", 32)
+    told = capsys.readouterr().out
+    assert "file:///nowhere/cifar-10-python.tar.gz did not give CIFAR-10" in told
+    assert "trying its first publisher, which is slow" in told
+    assert (train.images.shape, val.images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
+    assert train.images[:, 0, 0, 0].tolist() == [n for n in range(5) for _ in range(4)]
+    assert (train.classes, train.name, val.labels.tolist()) == (list("abcdefghij"), "cifar10", [0, 1, 2, 3])
+    cifar10_publisher.unlink()  # it is not fetched again
+    assert len(load_data("cifar10", 32)[0]) == 20
+
+
+@pytest.mark.parametrize(("name", "file"), [("cifar10", "cifar-10-python.tar.gz"), ("mnist", "MNIST/raw")])
+def test_no_network_and_no_cifar10_or_mnist(name, file, cifar10_publisher, data_directory, monkeypatch):
+    monkeypatch.setattr(MNIST, "mirrors", ["file:///nowhere/"])
+    cifar10_publisher.unlink()
+    with pytest.raises(DataError) as error:
+        load_data(name, 32)
+    told = str(error.value)
+    assert f"{name} could not be fetched" in told
+    assert f"put {file}" in told
+    assert str(data_directory) in told
+    assert "COURSE_DATA" in told
+
+
+def test_cifar10_as_a_folder_of_images(data_directory):
+    write_folder(data_directory / "cifar10")
+    train, val = load_data("cifar10", 32)
+    assert (train.images.shape, train.classes, val.name) == ((6, 3, 32, 32), ["cat", "dog"], "cifar10")

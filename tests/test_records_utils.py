@@ -166,6 +166,13 @@ def test_the_scoreboard(results):
     assert scoreboard("cpu", "ladder/03_stem")["network"].tolist() == ["label of a4"]
 
 
+def test_the_scoreboard_as_far_as_a_chapter(results):
+    for chapter in ("ladder/01_plain_cnn", "ladder/03_stem", "ladder/05_how_fast", "depth/01_why", "race"):
+        write(results, "a1", 0, 0.1, chapter=chapter)
+    assert scoreboard("cpu", upto="ladder/04_bottleneck")["chapter"].tolist() == ["01_plain_cnn", "03_stem"]
+    assert scoreboard("cpu", upto="depth/01_why")["chapter"].tolist() == ["01_why"]
+
+
 def test_the_scoreboard_without_records():
     table = scoreboard("gpu")
     assert len(table) == 0

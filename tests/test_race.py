@@ -1,0 +1,195 @@
+"""The race: its recipes learn, are the same each time, go on after a kill, and say when a mark was passed."""
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+import torch
+from helpers import ROOT, copy_state
+
+from course_tools import race as command
+from course_tools.chapters import UserError
+from course_tools.fingerprints import recipe_fingerprint
+from course_tools.staleness import check_races
+from course_utils import race as module
+from course_utils import training
+from course_utils.networks import ResidualBlock
+from course_utils.race import RECIPES, REFERENCE_GFLOPS, matmul_gflops, passed_at, race, short_net, sizes
+from course_utils.summary import count
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """Give each test results and checkpoints of its own."""
+    monkeypatch.setenv("COURSE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("COURSE_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    return tmp_path
+
+
+@pytest.fixture
+def quick():
+    """The smoke recipe on small images."""
+    return dataclasses.replace(RECIPES["smoke"], image_sizes=(16, 16), stored_size=24, marks=((0.0, 5), (1.1, 5)))
+
+
+def record_of(folder, recipe="smoke", seed=0):
+    return json.loads((folder / "results" / "race" / f"smoke-{recipe}-seed{seed}.json").read_text())
+
+
+def figures(record):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in record["history"]]
+
+
+def test_the_smoke_recipe_learns(folders):
+    marks = race(RECIPES["smoke"])
+    record = record_of(folders)
+    assert record["val_accuracy"] > 0.9
+    assert record["parameters"] == 1_210_410
+    assert marks["accuracy (%)"].tolist() == [50]
+    assert 0 < marks["passed (s)"].item() < record["seconds"]
+
+
+def test_a_race_is_the_same_each_time(folders, quick):
+    race(quick)
+    first = record_of(folders)
+    for path in (folders / "checkpoints").iterdir():
+        path.unlink()
+    race(quick)
+    assert figures(record_of(folders)) == figures(first)
+    race(quick, seed=1)
+    assert figures(record_of(folders, seed=1)) != figures(first)
+
+
+def test_an_interrupted_race_goes_on(folders, quick, monkeypatch, capsys):
+    race(quick)
+    expected = record_of(folders)
+    for path in (folders / "checkpoints").iterdir():
+        path.unlink()
+    real = training._save
+
+    def die(*arguments):
+        real(*arguments)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            race(quick)
+    race(quick)
+    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
+    assert figures(record_of(folders)) == figures(expected)
+
+
+def test_the_marks_are_scaled_by_the_machine(folders, quick, monkeypatch):
+    speeds = iter((200.0, 250.0))
+    monkeypatch.setattr(module, "matmul_gflops", lambda: next(speeds))
+    marks = race(quick)
+    record = record_of(folders)
+    assert record["matmul_gflops"] == [200, 250]
+    assert record["loading_seconds"] > 0
+    assert record["run"] == "smoke"
+    assert record["settings"]["optimizers"] == "muon"
+    passed, never = marks.to_dict("records")
+    assert passed["passed (s)"] == pytest.approx(record["history"][0]["seconds"])
+    assert passed["scaled (s)"] == pytest.approx(passed["passed (s)"] * 225 / REFERENCE_GFLOPS)
+    assert pd.isna(never["passed (s)"])
+    assert pd.isna(never["scaled (s)"])
+
+
+def test_passed_at():
+    history = pd.DataFrame({"val_accuracy": [0.5, 0.84, 0.83], "seconds": [10.0, 11.0, 12.0]})
+    assert passed_at(history, 0.4) == 10
+    assert passed_at(history, 0.83) == 21
+    assert passed_at(history, 0.84) == 21
+    assert passed_at(history, 0.85) is None
+
+
+def test_sizes():
+    assert sizes(5, 64, 96) == (64, 64, 80, 80, 96)
+    assert sizes(16, 64, 128) == 4 * (64,) + 3 * (80,) + 3 * (96,) + 3 * (112,) + 3 * (128,)
+    assert sizes(2, 96, 96) == (96, 96)
+
+
+def test_the_speed_of_a_matrix_product():
+    assert 0.1 < matmul_gflops(256, 3) < 100_000
+
+
+def test_the_short_net():
+    net = short_net()
+    assert net(torch.rand(2, 3, 48, 48)).shape == (2, 10)
+    assert net.stem(torch.rand(2, 3, 48, 48)).shape == (2, 32, 12, 12)
+    # 3*32*9 + 64; 32*64*9 + 64*64*9 + 32*64 + 3*128; the next two stages likewise; 256*10 + 10
+    blocks = sum(9 * a * b + 9 * b * b + a * b + 3 * 2 * b for a, b in ((32, 64), (64, 128), (128, 256)))
+    assert count(net, (3, 96, 96)) == {"parameters": 864 + 64 + blocks + 2570, "macs": 101_083_648}
+    scales = [block.branch[-1][1].weight for block in net.modules() if isinstance(block, ResidualBlock)]
+    assert len(scales) == 3
+    assert all((scale == 1).all() for scale in scales)
+    assert len(list(short_net((2, 1, 1, 1), (32, 64, 64, 64)).stages)) == 4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_recipe_fits_its_data(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name
+    assert max(recipe.image_sizes) <= recipe.stored_size
+    net = recipe.network()
+    before = copy_state(net)
+    size = recipe.image_sizes[0]
+    channels = 1 if recipe.data == "mnist" else 3
+    assert net(torch.rand(2, channels, size, size)).shape == (2, 10)
+    assert before.keys() == net.state_dict().keys()
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command(folders, monkeypatch, quick, capsys):
+    monkeypatch.setitem(RECIPES, "smoke", quick)
+    assert command.race(folders, ["smoke"], seeds=2, record=True) == 0
+    told = capsys.readouterr().out
+    assert "smoke, seed 1" in told
+    assert "scaled (s)" in told
+    records = [record_of(folders, seed=seed) for seed in (0, 1)]
+    assert {record["code"] for record in records} == {recipe_fingerprint("smoke")}
+    assert check_races(folders) == []
+    # recorded runs are not run again
+    monkeypatch.setattr(module, "race", None)
+    assert command.race(folders, ["smoke"], seeds=2, record=True) == 0
+    assert capsys.readouterr().out.count("recorded already") == 2
+
+
+def test_without_record_results_stay_as_they_are(folders, monkeypatch, quick):
+    monkeypatch.setitem(RECIPES, "smoke", quick)
+    command.race(folders, ["smoke"])
+    assert not (folders / "results").exists()
+
+
+def test_an_unknown_recipe(folders):
+    with pytest.raises(UserError, match=r"There is no recipe 'fast'\. Valid: imagenette-83, .*smoke"):
+        command.race(folders, ["fast"])
+
+
+def test_stale_races_are_told(folders):
+    path = folders / "results" / "race" / "cpu-imagenette-83-seed1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"run": "imagenette-83", "seed": 1, "code": "old"}))
+    path.with_name("cpu-gone-seed0.json").write_text(json.dumps({"run": "gone", "seed": 0, "code": "old"}))
+    gone, stale = check_races(folders)
+    assert gone == "results/race/cpu-gone-seed0.json: there is no recipe of that name. Delete it."
+    assert "has changed since it was made. make race RECIPES=imagenette-83 SEEDS=2 RECORD=1" in stale
+
+
+def test_a_recipe_of_its_own_leaves_the_other_records(tmp_path):
+    package = tmp_path / "course_utils"
+    package.mkdir()
+    for path in (ROOT / "course_utils").glob("*.py"):
+        (package / path.name).write_text(path.read_text())
+    before = {name: recipe_fingerprint(name, package) for name in ("imagenette-83", "imagenette-87")}
+    assert before["imagenette-83"] == recipe_fingerprint("imagenette-83")
+    source = (package / "race.py").read_text()
+    (package / "race.py").write_text(source.replace("sizes(16, 64, 128)", "sizes(17, 64, 128)"))
+    assert recipe_fingerprint("imagenette-83", package) == before["imagenette-83"]
+    assert recipe_fingerprint("imagenette-87", package) != before["imagenette-87"]
+    (package / "race.py").write_text(source.replace("before = matmul_gflops()", "before = 7"))
+    assert recipe_fingerprint("imagenette-83", package) != before["imagenette-83"]
