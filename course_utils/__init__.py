@@ -2,7 +2,7 @@
 
 Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
 chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style) and `settings` (the three scales).
+`plots` (one style), `settings` (the three scales) and `race` (chapter 5's recipes).
 """
 
 from course_utils import networks, plots, records
