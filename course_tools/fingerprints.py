@@ -60,7 +60,8 @@ def training_fingerprint(notebook: nbformat.NotebookNode, package: Path | None =
     name occurs in them, or in a definition that they reach in this way. So a network that a later
     chapter adds to `course_utils` leaves the records of the earlier chapters as they are.
     """
-    return _reaching(_trees(notebook, {"parameters", "injected-parameters", "figure"}), package)
+    trees = _trees(notebook, {"parameters", "injected-parameters", "figure"})
+    return _reaching([tree for tree in trees if tree.body], package)  # an exercise's empty cell trains nothing
 
 
 def recipe_fingerprint(name: str, package: Path | None = None) -> str:
