@@ -103,8 +103,10 @@ def _definitions(package: Path) -> dict[str, list[ast.AST]]:
         for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"))).body:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 continue
+            inner = [part.target for part in ast.walk(statement) if isinstance(part, ast.comprehension)]
+            bound = {id(node) for target in inner for node in ast.walk(target)}  # inside a comprehension only
             names = {node.id for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store)
-                     and isinstance(node, ast.Name)}  # fmt: skip
+                     and isinstance(node, ast.Name) and id(node) not in bound}  # fmt: skip
             if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
                 names = {statement.name}
             for name in names or {COUNTS}:  # a bare statement acts on everything

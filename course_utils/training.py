@@ -130,9 +130,10 @@ def muon(
         momentum: of both.
         weight_decay: of the first convolution and the head.
     """
-    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
-    heads = [weight for weight in model.parameters() if weight.dim() == 2]
-    norms = [weight for weight in model.parameters() if weight.dim() < 2]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    first, *convolutions = [weight for weight in trained if weight.dim() == 4]
+    heads = [weight for weight in trained if weight.dim() == 2]
+    norms = [weight for weight in trained if weight.dim() < 2]
     others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
     return [
         torch.optim.SGD(others, other_rate, momentum, nesterov=True),
