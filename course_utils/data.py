@@ -119,7 +119,8 @@ def _zoom(x: torch.Tensor, least_area: float, image_size: int, generator: torch.
     part_width = (width * (area * aspect).sqrt().clamp(max=1)).round().long()
     top, left = (down * (height - part_height + 1)).long(), (across * (width - part_width + 1)).long()
     parts = zip(x, *(value.tolist() for value in (top, left, part_height, part_width)))
-    return torch.cat([_resize(image[None, :, t : t + h, le : le + w], image_size) for image, t, le, h, w in parts])
+    resized = [_resize(image[None, :, t : t + h, le : le + w], image_size) for image, t, le, h, w in parts]
+    return torch.cat(resized).contiguous(memory_format=torch.channels_last)
 
 
 def _shift(x: torch.Tensor, pixels: int, generator: torch.Generator | None) -> torch.Tensor:

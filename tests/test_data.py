@@ -247,7 +247,7 @@ def test_zoom_takes_a_random_part_of_each_image():
     width = 30 / 29 * (places[:, 1, :, -1] - places[:, 1, :, 0]).mean(1)
     share, aspect = height * width / 3600, width / height
     assert 0.2 < share.min() < 0.3
-    assert 0.95 < share.max() <= 1.05
+    assert 0.9 < share.max() <= 1.05  # wide parts of the whole area do not fit
     assert share.mean() == pytest.approx(0.625, abs=0.05)
     assert 0.7 < aspect.min() < 0.8
     assert 1.25 < aspect.max() < 1.45
@@ -496,7 +496,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_training_goes_on(tmp_path, d
 
 
 def test_unknown_name():
-    with pytest.raises(DataError, match="no data set 'imagenete': use 'imagenette', 'shapes' or a folder that exists"):
+    with pytest.raises(DataError, match="no data set 'imagenete': use 'imagenette', 'cifar10', .* or a folder"):
         load_data("imagenete", 16)
 
 
@@ -806,26 +806,33 @@ def cifar10_publisher(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [[n, s] for n, s in sums.items() if n.startswith("data")])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
-    monkeypatch.setattr(data, "CIFAR10_MIRRORS", ("file:///nowhere/cifar-10-python.tar.gz", archive.as_uri()))
-    return archive
+    server = Publisher(archive.read_bytes())
+    url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
+    monkeypatch.setattr(data, "CIFAR10_MIRRORS", ("http://127.0.0.1:9/cifar-10-python.tar.gz", url))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 def test_cifar10_comes_from_the_next_mirror(cifar10_publisher, data_directory, capsys):
     train, val = load_data("cifar10", 32)
     told = capsys.readouterr().out
-    assert "file:///nowhere/cifar-10-python.tar.gz did not give CIFAR-10" in told
+    assert "http://127.0.0.1:9/cifar-10-python.tar.gz did not give CIFAR-10" in told
     assert "trying its first publisher, which is slow" in told
     assert (train.images.shape, val.images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
     assert train.images[:, 0, 0, 0].tolist() == [n for n in range(5) for _ in range(4)]
     assert (train.classes, train.name, val.labels.tolist()) == (list("abcdefghij"), "cifar10", [0, 1, 2, 3])
-    cifar10_publisher.unlink()  # it is not fetched again
+    requests = cifar10_publisher.requests
     assert len(load_data("cifar10", 32)[0]) == 20
+    assert cifar10_publisher.requests == requests  # it is not fetched again
 
 
 @pytest.mark.parametrize(("name", "file"), [("cifar10", "cifar-10-python.tar.gz"), ("mnist", "MNIST/raw")])
 def test_no_network_and_no_cifar10_or_mnist(name, file, cifar10_publisher, data_directory, monkeypatch):
-    monkeypatch.setattr(MNIST, "mirrors", ["file:///nowhere/"])
-    cifar10_publisher.unlink()
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(data, "CIFAR10_MIRRORS", ("http://127.0.0.1:9/a.tar.gz", "http://127.0.0.1:9/b.tar.gz"))
     with pytest.raises(DataError) as error:
         load_data(name, 32)
     told = str(error.value)

@@ -61,7 +61,7 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("training", "weight_decay: float = 5e-4", "weight_decay: float = 4e-4"),
+        ("training", "weight_decay: float = 5e-4,", "weight_decay: float = 4e-4,"),
         ("training", "model.zero_grad()", "pass"),  # inside fit
         ("training", "dtype != torch.float32", "False"),  # in predict, which evaluate calls, which fit calls
         ("training", "(logits.argmax(1) == data.labels)", "(logits.argmin(1) == data.labels)"),
