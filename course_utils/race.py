@@ -79,8 +79,8 @@ def whiten(convolution: nn.Conv2d, train: ImageData, image_size: int = 64) -> No
     count, _, size, _ = convolution.weight.shape
     x, _ = next(train.batches(512, image_size=image_size))
     patches = F.unfold(x, size).permute(0, 2, 1).flatten(0, 1)
-    sizes, directions = torch.linalg.eigh(torch.cov(patches.T))
-    filters = (directions / (sizes + 5e-4).sqrt()).T.flip(0)[: count // 2]
+    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+    filters = (directions / (variances + 5e-4).sqrt()).T.flip(0)[: count // 2]
     convolution.weight.data = torch.cat([filters, -filters]).view_as(convolution.weight).contiguous()
     convolution.weight.requires_grad_(False)
 

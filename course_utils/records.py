@@ -87,7 +87,7 @@ def save_record(
         chapter: such as "ladder/01_plain_cnn".
         run: a short name, unique in the chapter: "a2-norm".
         label: what tables and plots call it: "plain CNN, batch norm".
-        model, train, val: what was trained, on what.
+        model, train, val: what was trained, on what; MACs are counted at the size of `val`.
         history: what `fit` returned.
         settings: the chosen scale.
         seed: of weights and order.
@@ -105,11 +105,11 @@ def save_record(
         "scale": settings.scale,
         "seed": seed,
         "data": {
-            "name": train.name, "image_size": train.image_size, "train": len(train), "val": len(val),
+            "name": train.name, "image_size": val.image_size, "train": len(train), "val": len(val),
             "classes": len(train.classes),
         },
         "settings": settings.as_dict(),
-        **count(model, tuple(train.images.shape[1:])),
+        **count(model, tuple(val.images.shape[1:])),
         "val_accuracy": float(last["val_accuracy"]),
         "val_loss": float(last["val_loss"]),
         "train_accuracy": float(last["train_accuracy"]),

@@ -126,14 +126,13 @@ def muon(
     Args:
         model: already in its memory layout, as `fit` has it.
         rate: of the convolutions.
-        other_rate: of the first convolution, the norms and the head, where Muon has no place.
+        other_rate: of the first convolution (if it is trained), the norms and the head, where Muon has no place.
         momentum: of both.
         weight_decay: of the first convolution and the head.
     """
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    first, *convolutions = [weight for weight in trained if weight.dim() == 4]
-    heads = [weight for weight in trained if weight.dim() == 2]
-    norms = [weight for weight in trained if weight.dim() < 2]
+    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
+    heads = [weight for weight in model.parameters() if weight.dim() == 2]
+    norms = [weight for weight in model.parameters() if weight.dim() < 2]
     others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
     return [
         torch.optim.SGD(others, other_rate, momentum, nesterov=True),

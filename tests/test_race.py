@@ -13,7 +13,7 @@ from course_tools import race as command
 from course_tools.chapters import UserError
 from course_tools.fingerprints import recipe_fingerprint
 from course_tools.staleness import check_races
-from course_utils import fit, make_shapes, training
+from course_utils import fit, make_shapes, muon, training
 from course_utils import race as module
 from course_utils.networks import ResidualBlock
 from course_utils.race import RECIPES, REFERENCE_GFLOPS, matmul_gflops, passed_at, race, short_net, sizes, whiten
@@ -138,6 +138,21 @@ def test_whitening_makes_uncorrelated_maps_of_the_same_size():
     maps = first(images.images[:512].float() / 255)[:, :8].permute(1, 0, 2, 3).flatten(1)
     # not quite 1, since small directions are not blown up without bound
     assert torch.cov(maps) == pytest.approx(torch.eye(8), abs=0.12)
+
+
+def test_muon_has_the_first_block_of_a_whitened_net():
+    sgd, ours = muon(short_net(make_shapes(64, 32, 0)))
+    shapes = [tuple(matrix.shape) for matrix in ours.param_groups[0]["params"]]
+    assert len(shapes) == 9  # three convolutions in each of three blocks
+    assert shapes[0] == (64, 32 * 9)
+    assert [weight.requires_grad for weight in sgd.param_groups[0]["params"]] == [False, True]
+
+
+def test_the_record_counts_at_the_size_of_validation(folders, quick):
+    race(quick)
+    record = record_of(folders)
+    assert record["data"]["image_size"] == 16
+    assert record["macs"] == count(short_net(), (3, 16, 16))["macs"]
 
 
 def test_a_whitened_layer_is_not_trained(quick):
