@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("settings", "data", "training", "networks", "summary", "plots", "records")
+MODULES = ("settings", "data", "training", "networks", "summary", "plots", "records", "race")
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest"}
 FILE_NAME = re.compile(r"\.(png|jpe?g|gif|svg|webp)$", re.IGNORECASE)
