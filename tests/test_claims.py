@@ -129,6 +129,13 @@ def test_where_the_source_spends_its_time(root):
     assert 0.5 * times[0] < times[1] + times[2] < times[0]
 
 
+def test_a_few_directions_dominate_the_gradient(root):
+    """About 70 times in the gradient, about 3 in Muon's step."""
+    (gradient,) = printed(root, FAST, r"gradient: largest over smallest (\d+)")
+    (step,) = printed(root, FAST, r"Muon's step: largest over smallest (\d+)")
+    assert 65 <= gradient <= 75 and step == 3
+
+
 def test_compiling_takes_longer_than_it_gains(root):
     """One size takes several seconds to compile, and there are four; the run is 37 s, and gains at most a third."""
     (seconds,) = printed(root, FAST, r"compiling took ([\d.]+) s")
