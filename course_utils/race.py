@@ -91,13 +91,13 @@ def sizes(epochs: int, first: int, last: int, step: int = 16) -> tuple[int, ...]
     return tuple(all_sizes[epoch * len(all_sizes) // epochs] for epoch in range(epochs))
 
 
-def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
-    """Return the speed of a float32 matrix product (size, size) in GFLOPS on all cores: the best of some."""
-    a, b = torch.rand(2, size, size)
+def matmul_gflops(size: int = 2048, repeats: int = 10, device: str | torch.device = "cpu") -> float:
+    """Return the speed of a float32 matrix product (size, size) in GFLOPS: the best of some, all cores at work."""
+    a, b = torch.rand(2, size, size, device=device)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        a @ b
+        (a @ b)[0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds) / 1e9
 
@@ -120,7 +120,8 @@ def race(recipe: Recipe, seed: int = 0, device: str = "auto") -> pd.DataFrame:
         seed: of the weights, the order and the augmentation.
         device: as in `fit`.
     """
-    scale = "smoke" if recipe.data == "shapes" else "gpu" if choose_device(device).type == "cuda" else "cpu"
+    chosen = choose_device(device)
+    scale = "smoke" if recipe.data == "shapes" else "gpu" if chosen.type == "cuda" else "cpu"
     start = time.perf_counter()
     train, val = load_data(recipe.data, recipe.stored_size, recipe.stored_size)
     loading = time.perf_counter() - start
@@ -128,12 +129,12 @@ def race(recipe: Recipe, seed: int = 0, device: str = "auto") -> pd.DataFrame:
         val = val.resized(recipe.image_sizes[-1])
     torch.manual_seed(seed)
     net = recipe.network(train)
-    before = matmul_gflops()
+    before = matmul_gflops(device=chosen)
     history = fit(
         net, train, val, epochs=len(recipe.image_sizes), image_sizes=recipe.image_sizes, seed=seed, device=device,
         checkpoint=checkpoint_path(f"{scale}-race-{recipe.name}", seed), **recipe.options,
     )  # fmt: skip
-    gflops = (before, matmul_gflops())
+    gflops = (before, matmul_gflops(device=chosen))
     history.attrs["provenance"] |= {"matmul_gflops": gflops, "loading_seconds": loading}
     options = {name: getattr(value, "__name__", value) for name, value in recipe.options.items()}
     table = {"image_sizes": recipe.image_sizes, "stored_size": recipe.stored_size, **options}

@@ -84,7 +84,7 @@ def test_an_interrupted_race_goes_on(folders, quick, monkeypatch, capsys):
 
 def test_the_marks_are_scaled_by_the_machine(folders, quick, monkeypatch):
     speeds = iter((200.0, 250.0))
-    monkeypatch.setattr(module, "matmul_gflops", lambda: next(speeds))
+    monkeypatch.setattr(module, "matmul_gflops", lambda device: next(speeds))
     marks = race(quick)
     record = record_of(folders)
     assert record["matmul_gflops"] == [200, 250]
@@ -113,7 +113,7 @@ def test_sizes():
 
 
 def test_the_speed_of_a_matrix_product():
-    assert 0.1 < matmul_gflops(256, 3) < 100_000
+    assert 0.1 < matmul_gflops(256, 3, "cpu") < 100_000
 
 
 def test_the_short_net():
@@ -228,5 +228,5 @@ def test_a_recipe_of_its_own_leaves_the_other_records(tmp_path):
     (package / "race.py").write_text(source.replace("sizes(16, 64, 128)", "sizes(17, 64, 128)"))
     assert recipe_fingerprint("imagenette-83", package) == before["imagenette-83"]
     assert recipe_fingerprint("imagenette-87", package) != before["imagenette-87"]
-    (package / "race.py").write_text(source.replace("before = matmul_gflops()", "before = 7"))
+    (package / "race.py").write_text(source.replace("before = matmul_gflops(device=chosen)", "before = 7"))
     assert recipe_fingerprint("imagenette-83", package) != before["imagenette-83"]
