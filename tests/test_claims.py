@@ -285,25 +285,26 @@ def test_shortcuts_mend_depth(runs):
 
 
 def test_the_stem_raised_the_accuracy(runs):
-    """At equal MACs the stem raised the accuracy; width alone did not; the same time, within a twentieth."""
+    """At equal MACs the stem raised the accuracy; width alone did not; a twentieth to a tenth of the time less."""
     run = runs(STEM)
     names = ("a3-narrow-no-stem", "b1-narrow-stem", "b2-wide-no-stem", "a4-resnet18")
     narrow, narrow_stem, wide, resnet18 = (run(name) for name in names)
     for without, stem in ((narrow, narrow_stem), (wide, resnet18)):
         assert stem.accuracy > without.accuracy + 4
         assert abs(stem.macs / without.macs - 1) < 0.03
-        assert abs(stem.seconds / without.seconds - 1) < 0.05
+        assert 0.05 < 1 - stem.seconds / without.seconds < 0.1
     assert wide.accuracy < narrow.accuracy and round(wide.macs / narrow.macs) == 4
     assert 0 < resnet18.accuracy - narrow_stem.accuracy < 3
     cnn = run("a2-with-norm", CNN)
-    assert int(resnet18.macs / cnn.macs) == 32 and round(resnet18.seconds / cnn.seconds) == 17
+    assert int(resnet18.macs / cnn.macs) == 32 and round(resnet18.seconds / cnn.seconds) in (11, 12, 13)
 
 
 def test_depth_needs_more_than_five_epochs(runs):
-    """ResNet-50 is as good as ResNet-18 and no better, at twice the MACs and more than twice the time."""
+    """ResNet-50 is hardly better than ResNet-18, at twice the MACs and over twice the time; it does not over-fit."""
     run = runs(WAIST)
     deep, resnet18 = run("a5-resnet50"), run("a4-resnet18", STEM)
-    assert abs(deep.accuracy - resnet18.accuracy) < 1 and deep.train_accuracy < resnet18.train_accuracy + 0.5
+    assert 0 < deep.accuracy - resnet18.accuracy < 1.5
+    assert deep.accuracy < deep.train_accuracy < deep.accuracy + 2
     assert round(deep.macs / resnet18.macs) == 2 and deep.seconds > 2 * resnet18.seconds
 
 
