@@ -16,7 +16,18 @@ from course_tools.staleness import check_races
 from course_utils import fit, make_shapes, muon, training
 from course_utils import race as module
 from course_utils.networks import ResidualBlock
-from course_utils.race import RECIPES, REFERENCE_GFLOPS, matmul_gflops, passed_at, race, short_net, sizes, whiten
+from course_utils.race import (
+    RECIPES,
+    REFERENCE_GFLOPS,
+    digit_net,
+    faster_muon,
+    matmul_gflops,
+    passed_at,
+    race,
+    short_net,
+    sizes,
+    whiten,
+)
 from course_utils.summary import count
 
 
@@ -127,6 +138,20 @@ def test_the_short_net():
     assert len(scales) == 3
     assert all((scale == 1).all() for scale in scales)
     assert len(list(short_net(None, (2, 1, 1, 1), (32, 64, 64, 64)).stages)) == 4
+
+
+def test_the_digit_net():
+    net = digit_net()
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    # 1*16*9 + 2*16; the blocks as above; 64*10 + 10
+    blocks = sum(9 * a * b + 9 * b * b + a * b + 3 * 2 * b for a, b in ((16, 32), (32, 64)))
+    assert count(net, (1, 28, 28)) == {"parameters": 176 + blocks + 650, "macs": 1_648_832}
+    assert all((block.branch[-1][1].weight == 1).all() for block in net if isinstance(block, ResidualBlock))
+
+
+def test_faster_muon():
+    fast, usual = faster_muon(digit_net()), muon(digit_net())
+    assert [o.param_groups[0]["lr"] for o in fast] == [usual[0].param_groups[0]["lr"], 0.08]
 
 
 def test_whitening_makes_uncorrelated_maps_of_the_same_size():
