@@ -137,13 +137,14 @@ def test_a_few_directions_dominate_the_gradient(root):
     assert 65 <= gradient <= 75 and step == 3
 
 
-def test_compiling_takes_longer_than_it_gains(root):
-    """One size takes several seconds to compile, and there are four; the run is 37 s, and gains at most a third."""
+def test_compiling_does_not_pay(root):
+    """One size takes about as long to compile as the whole run, and the compiled network is no faster."""
     (seconds,) = printed(root, FAST, r"compiling took ([\d.]+) s")
     (eager,) = printed(root, FAST, r"batches of 128: ([\d.]+) images/s")
     (compiled,) = printed(root, FAST, r"compiled: ([\d.]+) images/s")
     (whole,) = printed(root, FAST, r"the recipe: [\d.]+ % in ([\d.]+) s")
-    assert 4 * seconds > whole * (1 - eager / compiled)
+    assert 0.6 < seconds / whole < 1.5
+    assert compiled < 1.05 * eager
 
 
 def test_the_ratio_to_the_source(root):
@@ -336,11 +337,11 @@ def test_what_the_table_of_trials_says(root, records):
     assert 0.5 < loss["c4-constant"] < 1.5
     assert seconds["c4-constant"] == pytest.approx(seconds["a0-recipe"], rel=0.1)
     assert loss[["f1-wide", "f2-deep", "e1-stem"]].between(1, 4).all()
-    assert loss["f3-narrow"] > 1
+    assert 0.5 < loss["f3-narrow"] < 1.5
     same = ["c1-no-flip", "c2-zoom", "c3-crop", "f4-fourth", "b7-no-smoothing", "d3-normalised", "b8-average"]
     same += ["d2-strides", "d5-excite", "d6-gelu", "b5-half", "b6-double"]
     assert loss[same].abs().max() < 1
-    assert seconds[["d5-excite", "d6-gelu"]].between(1.12 * seconds["a0-recipe"], 1.28 * seconds["a0-recipe"]).all()
+    assert seconds[["d5-excite", "d6-gelu"]].between(1.1 * seconds["a0-recipe"], 1.22 * seconds["a0-recipe"]).all()
     assert (
         18 < accuracy["a0-recipe"] - accuracy["g3-flip"] < 20.5 and abs(accuracy["g3-flip"] - accuracy["g2-grow"]) < 1
     )
