@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -40,7 +40,7 @@ class Recipe:
     image_sizes: tuple[int, ...]
     stored_size: int
     marks: tuple[tuple[float, float], ...]
-    options: dict = field(default_factory=dict)
+    options: dict
 
 
 def short_net(
@@ -179,7 +179,9 @@ IMAGENETTE_90 = Recipe(
     "imagenette-90", "imagenette", short_net, sizes(30, 64, 128), 160, ((0.9, 3600),), SHORT | {"zoom": 0.35}
 )
 DIGITS = {"batch_size": 256, "optimizers": faster_muon}
-MNIST_98 = Recipe("mnist-98", "mnist", digit_net, (24,), 28, ((0.9866, 15),), DIGITS)
-MNIST_99 = Recipe("mnist-99", "mnist", digit_net, 4 * (28,), 28, ((0.993, 90),), DIGITS)
+MNIST_98 = Recipe("mnist-98", "mnist", digit_net, (22,), 28, ((0.9866, 15),), DIGITS)
+MNIST_99 = Recipe(
+    "mnist-99", "mnist", digit_net, (24, 24, 24, 28, 28), 28, ((0.993, 90),), DIGITS | {"crop": 1}
+)
 SMOKE = Recipe("smoke", "shapes", short_net, (24, 32, 32), 32, ((0.5, 60),), SHORT)
 RECIPES = {recipe.name: recipe for recipe in (IMAGENETTE_83, IMAGENETTE_87, IMAGENETTE_90, MNIST_98, MNIST_99, SMOKE)}
