@@ -322,19 +322,21 @@ def test_depth_needs_more_than_five_epochs(runs):
 def test_what_the_table_of_trials_says(root, records):
     """Each clause of "What it says" in chapter 5, in points below or above the recipe."""
     trials = records[records["chapter"] == FAST]
+    assert set(trials.groupby("run")["seed"].count()) == {3}
+    assert 0.35 < 100 * trials[trials["run"] == "a0-recipe"]["val_accuracy"].std() < 0.5
     accuracy = 100 * trials.groupby("run")["val_accuracy"].mean()
     seconds = trials.groupby("run")["seconds"].min()
     losses = trials.groupby("run")["history"].apply(lambda runs: runs.map(lambda run: run[0]["train_loss"]).mean())
     loss = accuracy["a0-recipe"] - accuracy
     others = ["b1-sgd", "b2-sgd", "b3-sgd", "b4-adamw"]
-    assert loss[others].between(2, 4).all()
+    assert loss[others].between(2.9, 4.3).all()
     assert (losses[others] - losses["a0-recipe"]).abs().max() < 0.05
     assert losses["e0-learned"] > losses["a0-recipe"] + 0.08 and seconds["e0-learned"] > 1.1 * seconds["a0-recipe"]
     assert 1.5 < loss["e0-learned"] < 2.5
     assert 1 < loss["d1-zero-start"] < 2
     assert accuracy["g4-start"] > accuracy["g3-flip"] + 10
     assert seconds["g1-short"] > 2 * seconds["g2-grow"] and accuracy["g1-short"] < accuracy["g2-grow"] + 1
-    assert 0.5 < loss["c4-constant"] < 1.5
+    assert 1 < loss["c4-constant"] < 2
     assert seconds["c4-constant"] == pytest.approx(seconds["a0-recipe"], rel=0.1)
     assert loss[["f1-wide", "f2-deep", "e1-stem"]].between(1, 4).all()
     assert 0.5 < loss["f3-narrow"] < 1.5
