@@ -19,10 +19,12 @@ from course_utils.networks import ResidualBlock
 from course_utils.race import (
     RECIPES,
     REFERENCE_GFLOPS,
+    PooledBlock,
     digit_net,
     faster_muon,
     matmul_gflops,
     passed_at,
+    pooled_net,
     race,
     short_net,
     sizes,
@@ -147,6 +149,38 @@ def test_the_digit_net():
     blocks = sum(9 * a * b + 9 * b * b + a * b + 3 * 2 * b for a, b in ((16, 32), (32, 64)))
     assert count(net, (1, 28, 28)) == {"parameters": 176 + blocks + 650, "macs": 1_648_832}
     assert all((block.branch[-1][1].weight == 1).all() for block in net if isinstance(block, ResidualBlock))
+
+
+def test_the_pooled_net():
+    net = pooled_net()
+    x = torch.rand(2, 3, 32, 32)
+    assert net(x).shape == (2, 10)
+    # 31 pixels behind the window of 2, then 15, 7 and 3: a pool rounds down
+    assert [net[: 2 + blocks](x).shape[1:] for blocks in range(4)] == [
+        (24, 31, 31), (64, 15, 15), (128, 7, 7), (256, 3, 3),
+    ]  # fmt: skip
+    # 3*24*4; 24*64*9 + 64*64*9 + 2*128; the next two blocks likewise; 256*10 + 10
+    blocks = [(24, 64, 31), (64, 128, 15), (128, 256, 7)]
+    parameters = sum(9 * a * b + 9 * b * b + 2 * 2 * b for a, b, _ in blocks)
+    macs = sum(9 * a * b * side**2 + 9 * b * b * (side // 2) ** 2 for a, b, side in blocks)
+    assert count(net, (3, 32, 32)) == {"parameters": 288 + parameters + 2570, "macs": 288 * 31**2 + macs + 2560}
+
+
+def test_a_pooled_block_adds_what_stands_behind_its_pool():
+    block = PooledBlock(4, 8).eval()
+    x = torch.randn(2, 4, 9, 9)
+    expected = torch.relu(block.entry(x) + block.branch(block.entry(x)))
+    assert torch.equal(block(x), expected)
+    nn.init.zeros_(block.branch[-1].weight)  # the norm of the branch
+    assert torch.equal(block(x), block.entry(x))
+
+
+def test_muon_has_the_blocks_of_a_whitened_pooled_net():
+    images = make_shapes(64, 32, 0)
+    net = pooled_net(images, (16, 32, 32))
+    assert torch.equal(net[0].weight[:12], -net[0].weight[12:])
+    shapes = [tuple(matrix.shape) for matrix in muon(net)[1].param_groups[0]["params"]]
+    assert shapes == [(16, 24 * 9), (16, 16 * 9), (32, 16 * 9), (32, 32 * 9), (32, 32 * 9), (32, 32 * 9)]
 
 
 def test_faster_muon():
