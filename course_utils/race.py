@@ -214,13 +214,14 @@ IMAGENETTE_90 = Recipe(
     "imagenette-90", "imagenette", WIDE, sizes(28, 64, 128), 160, ((0.9, 3600),), SHORT | {"zoom": 0.35}
 )
 CIFAR = SHORT | {"batch_size": 256, "crop": 2}
+CIFAR10_87 = Recipe("cifar10-87", "cifar10", pooled_net, 6 * (32,), 32, ((0.87, 240),), CIFAR)
 WIDER = partial(pooled_net, widths=(64, 256, 256))
-CIFAR10_93 = Recipe("cifar10-93", "cifar10", WIDER, sizes(16, 20, 32, 4), 32, ((0.93, 2400),), CIFAR)
+CIFAR10_93 = Recipe("cifar10-93", "cifar10", WIDER, 13 * (32,), 32, ((0.93, 2400),), CIFAR)
 DIGITS = {"batch_size": 256, "optimizers": faster_muon}
 MNIST_98 = Recipe("mnist-98", "mnist", digit_net, (22,), 28, ((0.9866, 15),), DIGITS)
 MNIST_99 = Recipe("mnist-99", "mnist", digit_net, (24, 24, 24, 28, 28), 28, ((0.993, 90),), DIGITS | {"crop": 1})
 SMOKE = Recipe("smoke", "shapes", short_net, (24, 32, 32), 32, ((0.5, 60),), SHORT)
 RECIPES = {
     recipe.name: recipe
-    for recipe in (IMAGENETTE_83, IMAGENETTE_87, IMAGENETTE_90, CIFAR10_93, MNIST_98, MNIST_99, SMOKE)
+    for recipe in (IMAGENETTE_83, IMAGENETTE_87, IMAGENETTE_90, CIFAR10_87, CIFAR10_93, MNIST_98, MNIST_99, SMOKE)
 }
