@@ -1,6 +1,7 @@
 """Build the book from the published notebooks."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 def book(root: Path) -> int:
     """Build into build/book; any warning, or reference that does not resolve, is a failure."""
     page = root / "build/book/_build/html/index.html"
+    shutil.rmtree(page.parent / "_static", ignore_errors=True)  # else a second build keeps the old style sheet
     # jupyter-book 1 cannot be run with -m
     main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", main, "build", ".", "-W", "-n", "--keep-going"]
