@@ -74,6 +74,10 @@ def means_and_spreads(run, *names: str) -> list[float]:
     return [value for name in names for value in (run(name).accuracy, run(name).spread)]
 
 
+def race_ends(run, name: str) -> list[float]:
+    return means_and_spreads(lambda name: run(name, "race"), name)
+
+
 def printed(root, chapter: str, pattern: str) -> list[float]:
     """The numbers that a pattern finds in what the cells of the published chapter print."""
     texts = []
@@ -217,13 +221,29 @@ SENTENCES = [
     ),
     (
         FAST,
-        "one epoch of {:.1f} seconds ends above that, at {:.1f} ± {:.1f} %",
-        lambda run: (run("mnist-98", "race").seconds, *means_and_spreads(lambda name: run(name, "race"), "mnist-98")),
+        "It passes 87.43 % after about {:.0f} seconds and ends at {:.1f} ± {:.1f} %",
+        lambda run: (sum(times_to(run("imagenette-87", "race"), 0.8743)) / 3, *race_ends(run, "imagenette-87")),
     ),
     (
         FAST,
-        "Four epochs end at {:.2f} ± {:.2f} %",
-        lambda run: means_and_spreads(lambda name: run(name, "race"), "mnist-99"),
+        "It first passes 90 % after about {:.0f} seconds. Accuracy moves up and down from epoch to epoch, so the first "
+        "time is a lucky one; but all three runs stand above the mark at their end as well, at {:.2f} ± {:.2f} %",
+        lambda run: (sum(times_to(run("imagenette-90", "race"), 0.9)) / 3, *race_ends(run, "imagenette-90")),
+    ),
+    (
+        FAST,
+        "`cifar10-87` ends at {:.1f} ± {:.1f} % after about {:.0f} seconds",
+        lambda run: (*race_ends(run, "cifar10-87"), run("cifar10-87", "race").rows["seconds"].mean()),
+    ),
+    (
+        FAST,
+        "one epoch of {:.1f} seconds at 22 pixels ends above that, at {:.1f} ± {:.1f} %",
+        lambda run: (run("mnist-98", "race").rows["seconds"].mean(), *race_ends(run, "mnist-98")),
+    ),
+    (
+        FAST,
+        "Five epochs end at {:.2f} ± {:.2f} %",
+        lambda run: race_ends(run, "mnist-99"),
     ),
 ]
 
@@ -235,7 +255,11 @@ def test_a_number_in_the_prose_is_the_recorded_one(root, records, chapter_name, 
 
 
 # what is no measurement of ours: figures that the source reported, and plain arithmetic
-OTHER = {CNN: {"50 %", "10 %"}, WAIST: {"83.13 %"}, FAST: {"83.13 %", "87.43 %", "90 %", "98.66 %", "99.3 %", "94 %"}}
+OTHER = {
+    CNN: {"50 %", "10 %"},
+    WAIST: {"83.13 %"},
+    FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
+}
 
 
 @pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST])
@@ -354,9 +378,20 @@ def test_what_the_table_of_trials_says(root, records):
     assert "so 74 steps an epoch and 370 in all" in prose(root, FAST)  # 9,469 images
 
 
+# how many of three runs passed the mark, and whether that was in its time
+RACED = (
+    ("imagenette-83", 3, True),
+    ("imagenette-87", 3, True),
+    ("imagenette-90", 3, True),
+    ("cifar10-87", 3, False),
+    ("mnist-98", 3, True),
+    ("mnist-99", 3, True),
+)
+
+
 def test_the_race_on_the_page(runs):
-    """Of three runs of a recipe so many passed its mark, and in the mean in the time allowed."""
-    for name, count in (("imagenette-83", 3), ("mnist-98", 3), ("mnist-99", 2)):
+    """Of three runs of a recipe so many passed its mark, in the mean in the time allowed or not."""
+    for name, count, in_time in RACED:
         run = runs("race")(name)
         assert len(run.rows) == 3
         speeds = [sum(pair) / 2 / REFERENCE_GFLOPS for pair in run.rows["matmul_gflops"]]
@@ -364,4 +399,6 @@ def test_the_race_on_the_page(runs):
             times = [passed_at(pd.DataFrame(history), accuracy) for history in run.rows["history"]]
             scaled = [time * speed for time, speed in zip(times, speeds) if time is not None]
             assert len(scaled) == count
-            assert sum(scaled) / count < allowed
+            assert (sum(scaled) / count < allowed) == in_time
+            if not in_time:  # "almost three times the four minutes"
+                assert 2.7 < sum(scaled) / count / allowed < 3
