@@ -10,7 +10,8 @@ from pathlib import Path
 def book(root: Path) -> int:
     """Build into build/book; any warning, or reference that does not resolve, is a failure."""
     page = root / "build/book/_build/html/index.html"
-    shutil.rmtree(page.parent / "_static", ignore_errors=True)  # else a second build keeps the old style sheet
+    # a second build into the same folder would keep an old style sheet; the whole takes seconds
+    shutil.rmtree(root / "build/book", ignore_errors=True)
     # jupyter-book 1 cannot be run with -m
     main = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", main, "build", ".", "-W", "-n", "--keep-going"]
