@@ -10,6 +10,7 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 
 from course_tools.chapters import chapter_path, read_notebook
 from course_utils import load_records
@@ -232,8 +233,24 @@ SENTENCES = [
     ),
     (
         FAST,
+        "It ends at {:.1f} ± {:.1f} % after about {:.0f} seconds, each of three runs above 87.43 %",
+        lambda run: (*race_ends(run, "imagenette-five"), run("imagenette-five", "race").rows["seconds"].mean()),
+    ),
+    (
+        FAST,
         "`cifar10-87` ends at {:.1f} ± {:.1f} % after about {:.0f} seconds",
         lambda run: (*race_ends(run, "cifar10-87"), run("cifar10-87", "race").rows["seconds"].mean()),
+    ),
+    (
+        FAST,
+        "`cifar10-93` has wider maps and thirteen epochs, and ends at {:.1f} ± {:.1f} % after about {:.0f} seconds. "
+        "That is four points below its mark, so this one is **missed** as well, and not for want of time: {:.1f} % of "
+        "the training images are right",
+        lambda run: (
+            *race_ends(run, "cifar10-93"),
+            run("cifar10-93", "race").rows["seconds"].mean(),
+            100 * run("cifar10-93", "race").rows["train_accuracy"].mean(),
+        ),
     ),
     (
         FAST,
@@ -383,14 +400,16 @@ RACED = (
     ("imagenette-83", 3, True),
     ("imagenette-87", 3, True),
     ("imagenette-90", 3, True),
+    ("imagenette-five", 3, True),
     ("cifar10-87", 3, False),
+    ("cifar10-93", 0, False),
     ("mnist-98", 3, True),
     ("mnist-99", 3, True),
 )
 
 
 def test_the_race_on_the_page(runs):
-    """Of three runs of a recipe so many passed its mark, in the mean in the time allowed or not."""
+    """Of three runs of a recipe so many passed its mark, each of them in time, or none."""
     for name, count, in_time in RACED:
         run = runs("race")(name)
         assert len(run.rows) == 3
@@ -399,6 +418,24 @@ def test_the_race_on_the_page(runs):
             times = [passed_at(pd.DataFrame(history), accuracy) for history in run.rows["history"]]
             scaled = [time * speed for time, speed in zip(times, speeds) if time is not None]
             assert len(scaled) == count
-            assert (sum(scaled) / count < allowed) == in_time
-            if not in_time:  # "almost three times the four minutes"
+            assert all((time < allowed) == in_time for time in scaled)
+            if count == 0:
+                assert 0.035 < accuracy - run.rows["val_accuracy"].mean() < 0.045  # "four points below"
+            elif not in_time:  # "almost three times the four minutes"
                 assert 2.7 < sum(scaled) / count / allowed < 3
+
+
+def test_five_epochs_by_the_rules_of_the_leaderboard(runs):
+    """Five epochs, training and validation at 128 px, every run above its best mean."""
+    run = runs("race")("imagenette-five")
+    assert RECIPES["imagenette-five"].image_sizes == 5 * (128,)
+    assert set(run.rows["epochs"]) == {5} and {data["image_size"] for data in run.rows["data"]} == {128}
+    assert run.rows["val_accuracy"].min() > 0.8743
+    assert runs("race")("imagenette-87").accuracy < 91.57 and runs("race")("imagenette-90").accuracy < 91.57
+
+
+def test_how_often_the_verdict_is_luck():
+    """Where there is no difference, means of three seeds differ by more than both deviations one time in twelve."""
+    ours, theirs = torch.randn(2, 100_000, 3, generator=torch.Generator().manual_seed(0))
+    lucky = (ours.mean(1) - theirs.mean(1)).abs() > ours.std(1) + theirs.std(1)
+    assert 1 / 12.5 < lucky.float().mean() < 1 / 11.5
