@@ -161,6 +161,8 @@ def test_the_ratio_to_the_source(root):
     assert factors[0] == min(factors[0], factors[1] * factors[2] * factors[3])
     (hours,) = printed(root, FAST, r"at its speed here: ([\d.]+) h")
     assert 8.5 < hours < 11.5
+    assert "On two CPU cores that would take about ten hours" in prose(root, FAST)
+    assert "Together that is a factor of about a thousand" in prose(root, FAST)
 
 
 LARGER = "**Worse:** {:.1f} % instead of {:.1f} %"
