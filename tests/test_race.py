@@ -253,11 +253,19 @@ def test_the_command(folders, monkeypatch, quick, capsys):
     monkeypatch.setattr(module, "race", None)
     assert command.race(folders, ["smoke"], seeds=2, record=True) == 0
     assert capsys.readouterr().out.count("recorded already") == 2
+    # but those that other code made are
+    path = folders / "results/race/smoke-smoke-seed1.json"
+    path.write_text(json.dumps(record_of(folders, seed=1) | {"code": "old"}))
+    with pytest.raises(TypeError, match="not callable"):  # the race that is None
+        command.race(folders, ["smoke"], seeds=2, record=True)
+    assert capsys.readouterr().out.count("recorded already") == 1
 
 
-def test_without_record_results_stay_as_they_are(folders, monkeypatch, quick):
+def test_without_record_results_stay_as_they_are(folders, monkeypatch, quick, capsys):
     monkeypatch.setitem(RECIPES, "smoke", quick)
-    command.race(folders, ["smoke"])
+    for _ in range(2):  # run again, since nothing is recorded
+        command.race(folders, ["smoke"])
+        assert "accuracy (%)" in capsys.readouterr().out
     assert not (folders / "results").exists()
 
 
