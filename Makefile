@@ -12,14 +12,14 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats golden check test race bench address clean
+.PHONY: help setup course book run publish repeats confirm golden check test race bench address clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | \
 	  awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo
-	@echo 'SCALE is smoke, cpu or gpu. CHAPTERS is a list such as "01 02" or ladder/03_stem; all if left out.'
+	@echo 'SCALE is smoke, cpu or gpu. CHAPTERS is a list such as "plain_cnn stem" or ladder/03; all if left out.'
 
 setup: $(STAMP) ## fill .venv with what the course needs (the other targets do it too)
 
@@ -38,7 +38,7 @@ course: setup ## execute every chapter on built-in data, then build the book
 book: setup ## build the book from the published notebooks
 	$(TOOLS) book
 
-run: setup ## execute chapters at a scale: make run SCALE=cpu CHAPTERS=01
+run: setup ## execute chapters at a scale: make run SCALE=cpu CHAPTERS=plain_cnn
 	$(TOOLS) run --scale $(SCALE) $(CHOSEN)
 
 publish: setup ## run chapters at the cpu scale and store their outputs and records
@@ -46,6 +46,9 @@ publish: setup ## run chapters at the cpu scale and store their outputs and reco
 
 repeats: setup ## run chapters with further seeds and store their records: SEEDS=3
 	$(TOOLS) repeats --seeds $(SEEDS) $(CHOSEN)
+
+confirm: setup ## keep stale records whose code still trains the same, to the last digit
+	$(TOOLS) confirm $(CHOSEN)
 
 golden: setup ## refresh the golden runs that the tests compare with
 	$(TOOLS) golden $(CHOSEN)

@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     command("publish", "run chapters at the cpu scale and store outputs and records", True)
     added = command("repeats", "run chapters with further seeds and store their records", True)
     added.add_argument("--seeds", type=int, default=3, help="seeds in all, the published 0 included")
+    command("confirm", "keep stale records whose code still trains the same, to the last digit", True)
     command("golden", "make the golden runs of chapters in tests/golden", True)
     command("check", "say which outputs, records and golden runs are stale")
     added = command("address", "copy the repository's address from _config.yml to where it is used")
@@ -68,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.race import race
 
             return race(root, options.recipes, options.seeds, options.record)
+
+        if options.command == "confirm":
+            from course_tools.confirm import confirm
+
+            return confirm(root, options.chapters)
 
         from course_tools import runs
 

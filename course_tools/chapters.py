@@ -39,7 +39,7 @@ def all_chapters(root: Path) -> list[str]:
 
 
 def choose_chapters(root: Path, words: list[str] | None) -> list[str]:
-    """The chapters meant by words such as "01", "01_plain_cnn", "ladder/01_plain_cnn", "01,02".
+    """The chapters meant by words such as "plain_cnn", "ladder/01", "ladder/01_plain_cnn", "05,vgg".
 
     No words mean all chapters. Raises UserError, naming the valid ones, for a word that fits none
     or several.
@@ -51,14 +51,19 @@ def choose_chapters(root: Path, words: list[str] | None) -> list[str]:
     chosen = []
     for word in words:
         plain = word.removeprefix("notebooks/").removesuffix(".ipynb")
-        fits = [c for c in chapters if c == plain] or [
-            c for c in chapters if plain in (c.split("/")[-1], c.split("/")[-1].split("_")[0])
-        ]
+        fits = [c for c in chapters if c == plain] or [c for c in chapters if plain in _short_names(c)]
         if len(fits) != 1:
             why = "fits several chapters" if fits else "is not a chapter"
             raise UserError(f"{word!r} {why}. Valid: {', '.join(fits or chapters)}.")
         chosen += [fits[0]] if fits[0] not in chosen else []
     return sorted(chosen) or chapters
+
+
+def _short_names(chapter: str) -> list[str]:
+    """01_plain_cnn, ladder/01, 01 and plain_cnn for ladder/01_plain_cnn."""
+    part, name = chapter.rsplit("/", 1)
+    number, _, title = name.partition("_")
+    return [name, f"{part}/{number}", number, title]
 
 
 def check_scale(scale: str) -> str:

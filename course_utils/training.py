@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from course_utils.data import ImageData
 from course_utils.records import provenance
-from course_utils.summary import evaluation_mode
+from course_utils.summary import evaluation_mode, least_size
 
 
 class CheckpointError(RuntimeError):
@@ -140,6 +140,28 @@ def muon(
     ]
 
 
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule: up from 1/25 of the rate in the first 30 % of all steps, then down to nearly nothing.
+
+    Momentum goes the other way, 0.05 above its value at both ends and as much below it at the peak. Source: Smith 2018.
+    """
+    group = optimizer.param_groups[0]
+    momentum = group["betas"][0] if "betas" in group else group["momentum"]
+    swing = min(0.05, momentum, 1 - momentum)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        base_momentum=round(momentum - swing, 4),
+        max_momentum=round(momentum + swing, 4),
+    )
+
+
+def constant(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule: the same rate in every step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+
 def fit(
     model: nn.Module,
     train: ImageData,
@@ -151,6 +173,7 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     optimizers: Callable[[nn.Module], Sequence[torch.optim.Optimizer]] | None = None,
+    schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] = one_cycle,
     label_smoothing: float = 0.0,
     average: float = 0.0,
     image_sizes: Sequence[int] | None = None,
@@ -162,7 +185,7 @@ def fit(
     precision: str = "auto",
     checkpoint: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Train a network with SGD and a one-cycle schedule; return its history, one row an epoch.
+    """Train a network, with SGD and a one-cycle schedule unless told otherwise; return its history, one row an epoch.
 
     Columns: epoch, learning_rate (of the epoch's last batch), train_loss and train_accuracy (means over
     images, while training), val_loss, val_accuracy (0..1), seconds (training only).
@@ -170,9 +193,9 @@ def fit(
     Args:
         model: (N, 3, H, W) to (N, classes). It is trained in place.
         train, val: images of one size with the same classes.
-        learning_rate: the peak of the one-cycle schedule.
-        momentum: the middle of its cycle: 0.05 less at the peak, 0.05 more at both ends.
+        learning_rate, momentum, weight_decay: of SGD; the rate is the peak of the schedule.
         optimizers: makes others than SGD, each with its own peak rates, such as `muon`.
+        schedule: how the rates change over all steps, such as `one_cycle` or `constant`.
         label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
         average: 0.98 keeps a running mean of the weights, of which each step makes up 2 %; it is what is
             evaluated, and what the network holds at the end. 0: none.
@@ -205,17 +228,7 @@ def fit(
     else:
         chosen = optimizers(model)
     steps = len(train) // batch_size + (len(train) % batch_size > 1)
-    swing = min(0.05, momentum, 1 - momentum)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            [group["lr"] for group in optimizer.param_groups],
-            total_steps=epochs * steps,
-            base_momentum=round(momentum - swing, 4),
-            max_momentum=round(momentum + swing, 4),
-        )
-        for optimizer in chosen
-    ]
+    schedules = [schedule(optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "scaler": scaler}
     parts |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(chosen)}
@@ -233,7 +246,7 @@ def fit(
         "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay, "seed": seed,
         "optimizers": [repr(optimizer) for optimizer in chosen],
         "label_smoothing": label_smoothing, "average": average, "image_sizes": image_sizes,
-        "flip": flip, "crop": crop, "zoom": zoom, "precision": str(dtype),
+        "flip": flip, "crop": crop, "zoom": zoom, "precision": str(dtype), "schedule": schedule.__name__,
     }  # fmt: skip
     if checkpoint is not None and Path(checkpoint).exists():
         rows, origin = _resume(Path(checkpoint), parts, run)
@@ -261,9 +274,9 @@ def fit(
                     )
                 model.zero_grad()
                 scaler.scale(loss).backward()
-                for optimizer, schedule in zip(chosen, schedules):
+                for optimizer, rates in zip(chosen, schedules):
                     scaler.step(optimizer)
-                    schedule.step()
+                    rates.step()
                 scaler.update()
                 if average:
                     judged.update_parameters(model)
@@ -312,17 +325,25 @@ def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch
         raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
     if len(train.classes) < 2:
         raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
-    x = train.images[:2, :, :image_size, :image_size].to(device).float() / 255
+    channels = train.images.shape[1]
+    x = torch.zeros(2, channels, image_size, image_size, device=device)
     try:
         with evaluation_mode(model.to(device)):
             shape = tuple(model(x).shape)
     except RuntimeError as error:
-        if "too small" in str(error) or "greater than actual input size" in str(error):
+        if "channels, but got" in str(error):
             raise ValueError(
-                f"images of {image_size} px are too small for this network ({error}): use larger images, "
-                "or fewer layers of stride 2"
+                f"the images have {channels} channel{'s' * (channels > 1)}, and the network expects another number "
+                f"({error}). Make the network with in_channels={channels}."
             ) from error
-        raise
+        least = least_size(model, channels)
+        if least is None or least == image_size:
+            raise  # not a matter of size
+        advice = f"it takes {least} px or more. Use larger images, or fewer layers of stride 2."
+        if "shapes cannot be multiplied" in str(error):
+            advice = f"it is made for {least} px. Make it with image_size={image_size}."
+        kind = "too small" if least > image_size else "too large"
+        raise ValueError(f"images of {image_size} px are {kind} for this network: {advice}") from error
     if shape != (len(x), len(train.classes)):
         raise ValueError(
             f"the network gives {shape} for {len(x)} images, but the data has {len(train.classes)} classes: "
@@ -347,7 +368,7 @@ def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
     """Load a checkpoint into model, optimizer, schedule and scaler; return its history and its origin."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = dict(state["run"])
+        found = {"schedule": one_cycle.__name__} | state["run"]  # the only one when checkpoints did not name it
         differs = [name for name in run if found.get(name) != run[name]]
         absent = {*parts, "history", "provenance", "random"} - state.keys()
         if absent and ("network" not in found or not differs):

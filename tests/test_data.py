@@ -820,6 +820,7 @@ def test_cifar10_comes_from_the_next_mirror(cifar10_publisher, data_directory, c
     train, val = load_data("cifar10", 32)
     told = capsys.readouterr().out
     assert "http://127.0.0.1:9/cifar-10-python.tar.gz did not give CIFAR-10" in told
+    assert f"{data_directory / 'cifar-10-batches-py'} is not there yet; fetching cifar10 (about 170 MB)." in told
     assert "trying its first publisher, which is slow" in told
     assert (train.images.shape, val.images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
     assert train.images[:, 0, 0, 0].tolist() == [n for n in range(5) for _ in range(4)]
@@ -827,6 +828,7 @@ def test_cifar10_comes_from_the_next_mirror(cifar10_publisher, data_directory, c
     requests = cifar10_publisher.requests
     assert len(load_data("cifar10", 32)[0]) == 20
     assert cifar10_publisher.requests == requests  # it is not fetched again
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("name", "file"), [("cifar10", "cifar-10-python.tar.gz"), ("mnist", "MNIST/raw")])

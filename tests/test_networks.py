@@ -274,3 +274,23 @@ def test_the_comparison_sees_another_network():
     other[0].forward = lambda x: torch.relu(other[0].branch(x))
     x = torch.rand(2, 3, 32, 32)
     assert not torch.allclose(ours.eval()(x), other.eval()(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(("weights", "variance"), [("xavier", 2 / (9 * 64 + 9 * 128)), ("kaiming", 2 / (9 * 64))])
+def test_weights_are_drawn_with_the_variance_of_their_start(weights, variance):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.BatchNorm2d(128), nn.Conv2d(8, 8, 1, bias=False), nn.Linear(99, 9))
+    nn.init.ones_(model[1].bias)
+    before = [weight.clone() for weight in model.parameters()]
+    assert networks.draw_weights(model, weights) is model
+    drawn = model[0].weight
+    assert drawn.var().item() == pytest.approx(variance, rel=0.02) and abs(drawn.mean().item()) < 1e-3
+    assert (drawn.abs().max() < (3 * variance) ** 0.5 * 1.001) == (weights == "xavier")  # uniform, or normal
+    assert model[0].bias.abs().max() == model[3].bias.abs().max() == 0
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters())]
+    assert changed == [True, True, False, False, True, True, True]  # norms stay as they are
+
+
+def test_unknown_weights():
+    with pytest.raises(ValueError, match="unknown weights 'zero': choose xavier or kaiming"):
+        networks.draw_weights(nn.Linear(2, 2), "zero")

@@ -6,6 +6,7 @@ from helpers import copy_state, new_tiny_network, same_state
 from torch import nn
 
 from course_utils import count, summarize
+from course_utils.summary import least_size, running_costs
 
 # (network, input shape, parameters, MACs, output shape), each worked out by hand
 CASES = {
@@ -125,3 +126,46 @@ def test_one_image_counts_the_same_in_any_memory_layout():
     assert plain == count(model.to(memory_format=torch.channels_last), (3, 17, 23))
     # 9x12 and 5x6 positions, halves rounded up
     assert plain["macs"] == 9 * 12 * 3 * 8 * 9 + 5 * 6 * 8 * 16 * 9 + 16 * 10
+
+
+@pytest.mark.parametrize(
+    ("layers", "size"),
+    [
+        ([nn.Conv2d(3, 4, 5)], 5),
+        ([nn.Conv2d(3, 4, 11, 4, 1), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2)], 65),
+        ([nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1)], 1),
+        ([nn.Flatten(), nn.Linear(3 * 7 * 7, 10)], 7),
+        ([nn.Conv2d(1, 4, 3)], None),
+        ([nn.Conv2d(3, 4, 513)], None),
+    ],
+)
+def test_the_least_size(layers, size):
+    model = nn.Sequential(*layers).train()
+    before = copy_state(model)
+    assert least_size(model) == size
+    assert model.training and same_state(copy_state(model), before)
+
+
+def test_the_least_size_for_one_channel():
+    assert least_size(nn.Conv2d(1, 4, 3), channels=1) == 3
+    assert least_size(nn.Conv2d(1, 4, 9), channels=1, most=8) is None
+
+
+def test_what_training_keeps_for_each_image():
+    # each convolution keeps its input; the ReLU keeps its output, which is that of the second: counted once
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    assert running_costs(model, (3, 8, 8), repeats=1)["kept_values"] == 3 * 64 + 4 * 64
+
+
+def test_running_costs_leave_the_network_as_it_is():
+    model = new_tiny_network().train()
+    before = copy_state(model)
+    costs = running_costs(model, (3, 16, 16), repeats=3)
+    assert model.training and same_state(copy_state(model), before)
+    assert 0.01 < costs["inference_ms"] < 1000
+
+
+def test_the_time_for_one_image_is_a_median(monkeypatch):
+    ticks = iter([0, 50, 0, 50, 0, 50, 0, 1, 0, 2, 0, 90])  # three others, then 1, 2 and 90 s
+    monkeypatch.setattr("course_utils.summary.time.perf_counter", lambda: next(ticks))
+    assert running_costs(new_tiny_network(), (3, 16, 16), repeats=3)["inference_ms"] == 2000

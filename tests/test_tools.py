@@ -3,12 +3,16 @@
 import base64
 import io
 import json
+import re
+import subprocess
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from nbformat.v4 import new_output
 from PIL import Image
 
+from course_tools import confirm as confirming
 from course_tools import runs
 from course_tools.__main__ import main
 from course_tools.address import address
@@ -24,7 +28,7 @@ def first(toy):
 
 
 def test_chapters_have_short_names(toy):
-    for word in ("01", "01_first", FIRST, f"notebooks/{FIRST}.ipynb"):
+    for word in ("01", "01_first", "first", "part/01", FIRST, f"notebooks/{FIRST}.ipynb"):
         assert choose_chapters(toy, [word]) == [FIRST]
     assert choose_chapters(toy, None) == choose_chapters(toy, ["02,01"]) == [FIRST, SECOND]
     with pytest.raises(UserError, match=f"'07' is not a chapter. Valid: {FIRST}, {SECOND}"):
@@ -138,6 +142,86 @@ def test_new_training_code_makes_records_stale(published, edit):
     assert runs.publish(published, ["01"]) == 0 and runs.golden(published, ["01"]) == 0
     assert not (published / "results/part/01_first/cpu-plain-seed1.json").exists()
     assert check(published) == []
+
+
+@pytest.fixture
+def committed(published, monkeypatch):
+    """A project of toy chapters under git, its records made by its first commit; commits what changed when called."""
+    monkeypatch.setattr(confirming, "RECIPES", {})
+
+    def commit() -> str:
+        run = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example"]
+        subprocess.run([*run, "add", "-A"], check=True)
+        subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", "a change"], check=True)
+        return subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    (published / ".gitignore").write_text("results\nbuild\n")
+    made = commit()
+    for path in (published / "results").rglob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": made}))
+    return commit
+
+
+def stale_records(root):
+    return [line for line in check(root) if line.startswith("results/")]
+
+
+def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed, edit, capsys):
+    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    before = json.loads(path.read_text())
+    for number in (1, 2):  # twice: the second time, the code of the first is what is compared
+        edit(first(published), 3, "folder", "folder_again")
+        assert len(stale_records(published)) == 1
+        now = committed()
+        assert main(["confirm"]) == 0
+        assert "part/01_first: 1 records confirmed" in capsys.readouterr().out
+        record = json.loads(path.read_text())
+        assert stale_records(published) == [] and len(record["confirmed"]) == number
+        assert record["confirmed"][-1]["commit"] == now
+        assert {**record, "confirmed": 0, "code": 0} == {**before, "confirmed": 0, "code": 0}
+    assert record["confirmed"][0]["code_before"] == before["code"] != record["code"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            '"val_accuracy": 0.5 + seed / 100, "seconds": 0.5}',
+            '"val_accuracy": 0.5001, "seconds": 0.5}',
+            "other figures",
+        ),
+        ('"parameters": 1', '"parameters": 2', "smoke-plain-seed0 has other figures"),
+        ("-plain-", "-other-", "smoke-other-seed0 is in one of them only"),
+        ("json.dumps(record)", "json.dumps(records)", "could not be run.*name 'records' is not defined"),
+        (").write_text(", ").with_suffix('').write_text(", "is in one of them only"),
+    ],
+)
+def test_confirm_refuses_what_trains_otherwise(published, committed, edit, capsys, old, new, told):
+    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    before = path.read_text()
+    edit(first(published), 3, old, new)
+    committed()
+    assert main(["confirm", "--chapters", "01"]) == 1
+    assert re.search(f"part/01_first: 1 records stay stale: .*{told}", capsys.readouterr().out, re.S)
+    assert path.read_text() == before and len(stale_records(published)) == 1
+
+
+def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, capsys):
+    edit(first(published), 3, "0.5 + seed", "0.7 + seed")
+    assert main(["confirm"]) == 2  # not committed
+    assert "Commit the code first" in capsys.readouterr().err
+    for path in (published / "results").rglob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": committed()}))
+    assert main(["confirm"]) == 1
+    assert re.search("stay stale: no commit of .* holds the code that made them", capsys.readouterr().out)
+
+
+def test_confirm_trains_a_recipe_of_the_race():
+    source = confirming._recipe("smoke")
+    first, again = (confirming._figures(ROOT, source) for _ in range(2))
+    assert first == again and list(first) == ["smoke-smoke-seed0"]
+    assert [row["epoch"] for row in first["smoke-smoke-seed0"][-1]] == [1, 2]
 
 
 def test_missing_and_unknown_files_are_problems(published):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils import CheckpointError, ImageData, evaluate, fit, make_shapes, muon, predict, training
-from course_utils.training import Muon
+from course_utils.training import Muon, constant, one_cycle
 
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
 # all that short training uses
@@ -56,7 +56,7 @@ def test_same_seed_same_numbers_with_dropout():
 @pytest.mark.parametrize("options", [{"seed": 1}, {"flip": True}, {"crop": 1}, {"learning_rate": 0.06},
                                      {"momentum": 0.8}, {"weight_decay": 0.0}, {"batch_size": 15}, {"zoom": 0.5},
                                      {"label_smoothing": 0.1}, {"average": 0.9}, {"image_sizes": (12, 16)},
-                                     {"optimizers": muon}])  # fmt: skip
+                                     {"optimizers": muon}, {"schedule": constant}])  # fmt: skip
 def test_each_setting_makes_a_difference(options):
     assert not same_state(copy_state(train()[0]), copy_state(train(**options)[0]))
 
@@ -152,6 +152,31 @@ def test_the_peak_of_the_schedule_is_the_learning_rate(monkeypatch):
     assert len(rates) == 4 * 5
     assert max(rates) == pytest.approx(0.03, rel=0.02)
     assert 0 < rates.index(max(rates)) < len(rates) / 2
+
+
+def test_a_constant_schedule_keeps_the_rate():
+    _, history = train(epochs=3, learning_rate=0.03, schedule=constant)
+    assert list(history["learning_rate"]) == [0.03] * 3
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.02, 0.9, 0.98, 1.0])
+def test_momentum_goes_the_other_way(momentum):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1, momentum)
+    schedule, found = one_cycle(optimizer, 101), []
+    for _ in range(101):
+        found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        schedule.step() if len(found) < 101 else None
+    peak = max(range(101), key=lambda step: found[step][0])
+    swing = min(0.05, momentum, 1 - momentum)
+    assert 25 < peak < 35 and found[peak] == pytest.approx((0.1, momentum - swing))
+    assert found[0] == pytest.approx((0.1 / 25, momentum + swing)) and found[-1][1] == pytest.approx(momentum + swing)
+
+
+def test_one_cycle_for_an_optimizer_with_betas():
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], 0.1, betas=(0.9, 0.99))
+    one_cycle(optimizer, 10)
+    assert optimizer.param_groups[0]["betas"] == pytest.approx((0.95, 0.99))
 
 
 def test_a_last_batch_of_one_image_is_left_out():
@@ -526,13 +551,40 @@ def test_images_too_small_for_the_network(layer):
     # 16, 8, 4, 2, 1 and one layer more than there are pixels
     shrink = [nn.Conv2d(3, 8, 1), *(nn.MaxPool2d(2) for _ in range(4)), layer]
     model = nn.Sequential(*shrink, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-    with pytest.raises(ValueError, match="images of 16 px are too small for this network .*: use larger images"):
+    least = 48 if isinstance(layer, nn.Conv2d) else 32
+    told = f"images of 16 px are too small for this network: it takes {least} px or more. Use larger images"
+    with pytest.raises(ValueError, match=told):
         train(model)
+
+
+def test_a_network_of_one_size_says_which():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 18 * 18, 10))
+    with pytest.raises(ValueError, match="16 px are too small .* made for 20 px. Make it with image_size=16"):
+        train(model)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 10 * 10, 10))
+    with pytest.raises(ValueError, match="16 px are too large .* made for 12 px. Make it with image_size=16"):
+        train(model)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(1, 3), (3, 1)])
+def test_images_with_another_number_of_channels(ours, theirs):
+    images = [ImageData(data.images[:, :ours], data.labels, data.classes, "grey") for data in (TRAIN, VAL)]
+    model = nn.Sequential(nn.Conv2d(theirs, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    told = f"the images have {ours} channels?, and the network expects another number .* with in_channels={ours}"
+    with pytest.raises(ValueError, match=told):
+        train(model, *images)
+
+
+class Faulty(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("a fault of its own")
 
 
 def test_another_error_of_the_network_stays_what_it_is():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        train(nn.Sequential(nn.Flatten(), nn.Linear(5, 10)))
+        train(nn.Sequential(nn.Flatten(), nn.Linear(5, 10)))  # 5 numbers fit no image
+    with pytest.raises(RuntimeError, match="a fault of its own"):
+        train(Faulty())
 
 
 def test_out_of_memory_suggests_a_batch_size():
@@ -700,6 +752,7 @@ def test_a_checkpoint_of_another_network(halfway):
         ({"label_smoothing": 0.1}, "label_smoothing 0.0 instead of 0.1"),
         ({"image_sizes": [8, 8, 16, 16]}, r"image_sizes \[16, 16, 16, 16\] instead of \[8, 8, 16, 16\]"),
         ({"optimizers": muon}, "optimizers"),
+        ({"schedule": constant}, "schedule one_cycle instead of constant"),
         ({"precision": "bfloat16"}, "precision torch.float32 instead of torch.bfloat16"),
         ({"train": TRAIN.subset(60)}, "images"),
         ({"train": make_shapes(70, 24, 1), "val": make_shapes(30, 24, 2)}, "image_size 16 instead of 24"),

@@ -1,0 +1,164 @@
+"""Keep records when the training code changed but still trains the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from course_tools.chapters import UserError, chapter_path, choose_chapters, read_notebook, records_of
+from course_tools.fingerprints import recipe_fingerprint, training_fingerprint
+from course_tools.runs import GOLDEN_ENVIRONMENT, execute
+from course_utils.race import RECIPES
+
+# a recipe's network and options, for two epochs at most, on the drawn shapes
+SHORT_RACE = """
+import sys
+from dataclasses import replace
+from course_utils.race import RECIPES, race
+recipe = RECIPES[sys.argv[1]]
+race(replace(recipe, data="shapes", image_sizes=recipe.image_sizes[:2]))
+"""
+
+
+@dataclass
+class Source:
+    """Where records come from: a chapter, or a recipe of the race."""
+
+    name: str
+    folder: str  # below results/
+    pattern: str
+    code: Callable[[Path], str]  # of a checkout: the fingerprint
+    run: Callable[[Path, Path], str]  # a checkout and a folder for the small run's records: an error, or nothing
+
+
+def confirm(root: Path, words: list[str] | None = None) -> int:
+    """Compare the code that made stale records with the code as it is, and take over those that are the same.
+
+    Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
+    epochs at most, on the drawn shapes). Where every figure of every run is equal, to the last digit, its records
+    count as made by the present code, and each notes the commit. What has other figures stays stale.
+
+    Raises:
+        UserError: the code is not committed, so no later check could find it again.
+    """
+    if changed := _git(root, "status", "--porcelain", "course_utils", "notebooks"):
+        raise UserError(f"Commit the code first, since records name the commit that was compared:\n{changed}")
+    sources = [_chapter(chapter) for chapter in choose_chapters(root, words)]
+    sources += [] if words else [_recipe(name) for name in RECIPES]
+    return max([_confirm(root, source) for source in tqdm(sources, leave=False)], default=0)
+
+
+def _confirm(root: Path, source: Source) -> int:
+    """Do it for one source; 1 if records stay stale."""
+    now, figures, status = source.code(root), None, 0
+    records = records_of(root / "results", source.folder, source.pattern)
+    stale = {name: record for name, record in records.items() if record["code"] != now}
+    for code in sorted({record["code"] for record in stale.values()}):
+        names = [name for name, record in stale.items() if record["code"] == code]
+        commits = sorted({stale[name].get("confirmed", [stale[name]])[-1]["commit"] for name in names})
+        try:
+            before = _figures_at(root, source, commits, code)
+            figures = figures or _figures(root, source)
+            difference = _difference(before, figures)
+        except UserError as error:
+            difference = str(error)
+        if difference:
+            tqdm.write(f"{source.name}: {len(names)} records stay stale: {difference}")
+            status = 1
+            continue
+        confirmed = {"commit": _git(root, "rev-parse", "HEAD"), "code_before": code}
+        for name in names:
+            path = root / "results" / source.folder / f"{name}.json"
+            record = stale[name] | {"code": now, "confirmed": [*stale[name].get("confirmed", []), confirmed]}
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        checkpoints = root / "build/checkpoints" / ("race" if source.folder == "race" else "cpu")
+        if (checkpoints / code[:16]).is_dir() and not (checkpoints / now[:16]).exists():
+            (checkpoints / code[:16]).rename(checkpoints / now[:16])
+        tqdm.write(f"{source.name}: {len(names)} records confirmed")
+    return status
+
+
+def _chapter(name: str) -> Source:
+    def code(root: Path) -> str:
+        path = chapter_path(root, name)
+        return training_fingerprint(read_notebook(path), _package(root)) if path.is_file() else ""
+
+    def run(root: Path, folder: Path) -> str:
+        with tempfile.TemporaryDirectory() as empty:
+            env = GOLDEN_ENVIRONMENT | {"COURSE_CHECKPOINTS": f"{empty}/checkpoints", "COURSE_DATA": f"{empty}/data"}
+            return execute(root, name, "smoke", 0, Path(empty, "run.ipynb"), folder, **env).error
+
+    return Source(name, name, "*.json", code, run)
+
+
+def _recipe(name: str) -> Source:
+    def code(root: Path) -> str:
+        return recipe_fingerprint(name, _package(root))
+
+    def run(root: Path, folder: Path) -> str:
+        with tempfile.TemporaryDirectory() as empty:
+            env = os.environ | GOLDEN_ENVIRONMENT | {"COURSE_CHECKPOINTS": empty, "COURSE_RESULTS": str(folder)}
+            command = [sys.executable, "-c", SHORT_RACE, name]
+            done = subprocess.run(
+                command, cwd=root, env=env | {"PYTHONPATH": str(root)}, capture_output=True, text=True
+            )
+            return done.stderr if done.returncode else ""
+
+    return Source(f"race {name}", "race", f"*-{name}-seed*.json", code, run)
+
+
+def _package(root: Path) -> Path | None:
+    """The checkout's own course_utils; None, so the installed one, where it has none."""
+    return root / "course_utils" if (root / "course_utils").is_dir() else None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"git {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _figures_at(root: Path, source: Source, commits: list[str], code: str) -> dict[str, list]:
+    """The figures of a small run of the code that made records, at the first of the commits that holds it."""
+    for commit in commits:
+        with tempfile.TemporaryDirectory() as folder:
+            then = Path(folder) / "then"
+            _git(root, "worktree", "add", "--detach", str(then), commit)
+            try:
+                if source.code(then) == code:
+                    return _figures(then, source)
+            finally:
+                _git(root, "worktree", "remove", "--force", str(then))
+    raise UserError(f"no commit of {', '.join(commit[:7] for commit in commits)} holds the code that made them")
+
+
+def _figures(root: Path, source: Source) -> dict[str, list]:
+    """The figures of a small run, seconds left out, by the name of the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        if error := source.run(root, Path(folder)):
+            raise UserError(f"the code of {root} could not be run: {error}")
+        records = records_of(Path(folder), source.folder)
+    found = {}
+    for name, record in records.items():
+        history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["history"]]
+        found[name] = [record["parameters"], record["macs"], record["data"], history]
+    return found
+
+
+def _difference(before: dict[str, list], now: dict[str, list]) -> str:
+    """What differs between two small runs; empty if nothing does."""
+    for name in sorted(before.keys() | now.keys()):
+        if name not in before or name not in now:
+            return f"the run {name} is in one of them only"
+        if before[name] != now[name]:
+            return f"{name} has other figures"
+    return "" if now else "nothing was recorded"
