@@ -159,31 +159,34 @@ def branches(columns: Sequence[Sequence[str]], join: str, source: str = "input")
         join: what happens at the bottom, such as "+" or "concatenate".
         source: the text at the top.
     """
-    deepest = max(map(len, columns))
+    deepest, colour = max(map(len, columns)), "0.35"
     width, middle = 2.2, (len(columns) - 1) * 2.2 / 2
-    _, axes = plt.subplots(figsize=(max(5.0, 2.3 * len(columns)), 0.85 * (deepest + 2)))
+    high, low = deepest + 0.5, 0.5  # where the branches part and meet
+    _, axes = plt.subplots(figsize=(max(5.0, 1.9 * len(columns)), 0.75 * (deepest + 2)))
 
-    def box(x: float, y: float, text: str, colour: str) -> None:
-        style = {"boxstyle": "round,pad=0.45", "facecolor": to_rgb(colour) + (0.18,), "edgecolor": colour}
+    def box(x: float, y: float, text: str, edge: str) -> None:
+        pale = tuple(0.82 + 0.18 * part for part in to_rgb(edge))
+        style = {"boxstyle": "round,pad=0.45", "facecolor": pale, "edgecolor": edge}
         axes.text(x, y, text, ha="center", va="center", bbox=style, zorder=3)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        style = {"arrowstyle": "-|>", "color": "0.35", "lw": 1.2, "shrinkA": 11, "shrinkB": 11}
-        axes.annotate("", end, start, arrowprops=style)
+    def arrow(x: float, start: float, end: float, shrink: tuple[float, float] = (13, 13)) -> None:
+        style = {"arrowstyle": "-|>", "color": colour, "lw": 1.2, "shrinkA": shrink[0], "shrinkB": shrink[1]}
+        axes.annotate("", (x, end), (x, start), arrowprops=style)
 
-    top, bottom = (middle, deepest + 1), (middle, 0)
     for number, layers in enumerate(columns):
         x = number * width
-        heights = [deepest + 1 - (row + 1) * (deepest + 1) / (len(layers) + 1) for row in range(len(layers))]
-        points = [top, *((x, y) for y in heights), bottom]
-        if not layers:
-            points.insert(1, (x, (deepest + 1) / 2))
-        for start, end in zip(points, points[1:]):
-            arrow(start, end)
-        for (_, y), text in zip(points[1:], layers):
+        heights = [deepest + 0.5 - (row + 0.5) * deepest / len(layers) for row in range(len(layers))]
+        for start, end in zip([high, *heights], heights):
+            arrow(x, start, end, (0 if start == high else 13, 13))
+        for y, text in zip(heights, layers):
             box(x, y, text, COLOURS[number % len(COLOURS)])
-    box(*top, source, "0.5")
-    box(*bottom, join, "0.5")
+        axes.plot([x, x], [heights[-1] if layers else high, low], color=colour, linewidth=1.2, zorder=1)
+    for y in (high, low):
+        axes.plot([0, (len(columns) - 1) * width], [y, y], color=colour, linewidth=1.2, zorder=1)
+    axes.plot([middle, middle], [deepest + 1, high], color=colour, linewidth=1.2, zorder=1)
+    arrow(middle, low, -0.1, (0, 13))
+    box(middle, deepest + 1.1, source, "0.5")
+    box(middle, -0.1, join, "0.5")
     axes.set(xlim=(-1.2, (len(columns) - 1) * width + 1.2), ylim=(-0.6, deepest + 1.6))
     axes.axis("off")
     plt.show()

@@ -1,5 +1,7 @@
 """The plots: each draws, says what its axes are, and does not rely on colour alone."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -168,6 +170,23 @@ def test_layer_bars(columns):
     hatches = {container[0].get_hatch() for container in axes.containers}
     assert len(hatches) == len(columns)  # told apart without colour
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(columns)
+
+
+@pytest.mark.parametrize("columns", [[["a", "b", "c"], []], [["a"], ["b", "c"], ["d", "e"], []]])
+def test_branches(columns):
+    """Boxes from the source down to the join, no two over each other, and as many lines as branches."""
+    plots.branches(columns, "+", "x")
+    figure = plt.gcf()
+    (axes,) = draw()
+    assert texts(axes) - {""} == {"x", "+", *(layer for column in columns for layer in column)}
+    boxes = [text.get_bbox_patch().get_window_extent() for text in axes.texts if text.get_text()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    for column in columns:
+        down = [heights[name] for name in ("x", *column, "+")]
+        assert down == sorted(down, reverse=True)
+    assert sum(len(set(line.get_xdata())) == 1 for line in axes.lines) == len(columns) + 1  # and that from the source
 
 
 def test_the_style_is_opaque_and_the_colours_are_told_apart():
