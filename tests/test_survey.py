@@ -21,18 +21,18 @@ CONTRACTS = {
     ),
     "LeNet, 32 px": (lambda: ALEXNET["lenet"](), (3, 32, 32), (28, 14, 10, 5), (400, 120, 84, 10), 62_006, 651_720),
     "AlexNet": (
-        lambda: ALEXNET["alexnet"](), (3, 224, 224), (54, 26, 26, 12, 12, 12, 12, 5), (6400, 4096, 4096, 10), 0, 0
+        lambda: ALEXNET["alexnet"](), (3, 224, 224), (54, 26, 26, 12, 12, 12, 12, 5), (6400, 4096, 4096, 10), 46_787_978, 1_005_890_688
     ),
     "AlexNet, 72 px": (
-        lambda: ALEXNET["alexnet"](72), (3, 72, 72), (16, 7, 7, 3, 3, 3, 3, 1), (256, 4096, 4096, 10), 0, 0
+        lambda: ALEXNET["alexnet"](72), (3, 72, 72), (16, 7, 7, 3, 3, 3, 3, 1), (256, 4096, 4096, 10), 21_622_154, 84_762_624
     ),
     "VGG-11": (
         lambda: VGG["vgg"](), (3, 224, 224), (224, 112, 112, 56, 56, 56, 28, 28, 28, 14, 14, 14, 7),
-        (25088, 4096, 4096, 10), 0, 0
+        (25088, 4096, 4096, 10), 128_807_306, 7_605_035_008
     ),
     "a quarter of VGG-11": (
         lambda: VGG["vgg"](QUARTER), (3, 224, 224), (224, 112, 112, 56, 56, 56, 28, 28, 28, 14, 14, 14, 7),
-        (6272, 4096, 4096, 10), 0, 0
+        (6272, 4096, 4096, 10), 43_093_610, 526_606_336
     ),
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_shapes_parameters_and_macs(name):
     network = make()
     table = summarize(network, shape)
     maps = table[table["type"].str.contains("Conv2d|Pool2d") & ~table["type"].str.contains("Adaptive")]
-    assert tuple(int(output.split(" x ")[-1]) for output in maps["output"]) == sizes
+    assert tuple(int(output.split(" x ")[-1]) for output in maps["output shape"]) == sizes
     ends = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     assert (ends[0].in_features, *(layer.out_features for layer in ends)) == linear
     assert count(network, shape) == {"parameters": parameters, "macs": macs}
