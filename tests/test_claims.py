@@ -23,6 +23,7 @@ CNN, BLOCK, STEM, WAIST, FAST = (
     "ladder/04_bottleneck",
     "ladder/05_how_fast",
 )
+LENET, VGG = "survey/01_lenet_alexnet", "survey/02_vgg"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,12 @@ def prose(root, chapter: str) -> str:
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"(?s)<details>.*?</details>", "", text)
     return " ".join(text.split())
+
+
+LENET_RUNS = (
+    "a1-lenet", "a2-lenet-relu", "a3-lenet-max", "a4-lenet-both", "b1-alexnet", "b2-alexnet-old", "c1-32px", "c2-64px",
+    "c3-96px", "c4-32px-wide",
+)  # fmt: skip
 
 
 def minutes(chapter: str, *runs: str):
@@ -264,6 +271,49 @@ SENTENCES = [
         "Five epochs end at {:.2f} ± {:.2f} %",
         lambda run: race_ends(run, "mnist-99"),
     ),
+    minutes(LENET, *LENET_RUNS),
+    (
+        LENET,
+        "one image in ten is right. Then it begins to learn, and ends at {:.1f} %",
+        lambda run: (run("a1-lenet").accuracy,),
+    ),
+    (
+        LENET,
+        "AlexNet ends at {:.1f} %, LeNet at {:.1f} %. In the last three epochs the two curves part: on its training "
+        "images it ends at {:.1f} %",
+        lambda run: (run("b1-alexnet").accuracy, run("a1-lenet").accuracy, run("b1-alexnet").train_accuracy),
+    ),
+    (
+        LENET,
+        "ReLU alone takes LeNet from {:.1f} % to {:.1f} %. Max pooling alone does nothing ({:.1f} %), and on top of "
+        "ReLU a little: {:.1f} %. AlexNet with the old layers stays at {:.1f} % for all ten epochs. It has {:.0f} times as "
+        "many parameters as LeNet",
+        lambda run: (
+            *(run(f"a{name}").accuracy for name in ("1-lenet", "2-lenet-relu", "3-lenet-max", "4-lenet-both")),
+            run("b2-alexnet-old").accuracy,
+            run("b2-alexnet-old").parameters / run("a1-lenet").parameters,
+        ),
+    ),
+    (
+        LENET,
+        "Now compare AlexNet's {:.1f} % with the {:.1f} % of a LeNet",
+        lambda run: (run("b1-alexnet").accuracy, run("a4-lenet-both").accuracy),
+    ),
+    (
+        LENET,
+        "{:.1f} % at 32 pixels, {:.1f} % at 64, {:.1f} % at 96, at four and nine times the computation",
+        lambda run: [run(name).accuracy for name in ("c1-32px", "c2-64px", "c3-96px")],
+    ),
+    (
+        LENET,
+        "The same computation spent on channels gave {:.1f} %",
+        lambda run: (run("c4-32px-wide").accuracy,),
+    ),
+    (
+        LENET,
+        "Ours ends at {:.1f} %, on a fifth of the images",
+        lambda run: (run("b1-alexnet").accuracy,),
+    ),
 ]
 
 
@@ -278,10 +328,11 @@ OTHER = {
     CNN: {"50 %", "10 %"},
     WAIST: {"83.13 %"},
     FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
+    LENET: {"77.68 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST])
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET])
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -441,3 +492,36 @@ def test_how_often_the_verdict_is_luck():
     ours, theirs = torch.randn(2, 100_000, 3, generator=torch.Generator().manual_seed(0))
     lucky = (ours.mean(1) - theirs.mean(1)).abs() > ours.std(1) + theirs.std(1)
     assert 1 / 12.5 < lucky.float().mean() < 1 / 11.5
+
+
+def test_lenet_stalls_for_four_epochs_and_alexnet_with_its_layers_for_ten(runs):
+    run = runs(LENET)
+    losses = [row["val_loss"] for row in run("a1-lenet").first["history"]]
+    assert all(abs(loss - math.log(10)) < 0.025 for loss in losses[:4]) and losses[4] < math.log(10) - 0.025
+    assert all(row["val_accuracy"] < 0.105 for row in run("b2-alexnet-old").first["history"])
+
+
+def test_alexnet_over_fits_in_its_last_three_epochs(runs):
+    gaps = [row["train_accuracy"] - row["val_accuracy"] for row in runs(LENET)("b1-alexnet").first["history"]]
+    assert max(gaps[:7]) < 0.01 < gaps[-2] < gaps[-1]
+
+
+def test_how_sigmoids_shrink_the_gradient(root):
+    """More than ten million, less than a thousand; the pool: a factor of two, and of about six."""
+    ratio = {}
+    for activation in ("Sigmoid", "ReLU"):
+        for pool in ("AvgPool2d", "MaxPool2d"):
+            (value,) = printed(root, LENET, rf"{activation} +{pool} +\S+ +\S+ +(\d[\d.e-]+)")
+            ratio[activation, pool] = value
+    assert all((value < 1e-7) == (activation == "Sigmoid") and value < 1 for (activation, _), value in ratio.items())
+    assert min(ratio["ReLU", pool] for pool in ("AvgPool2d", "MaxPool2d")) > 1e-3
+    for activation, factor in (("Sigmoid", 2), ("ReLU", 6)):
+        assert ratio[activation, "MaxPool2d"] / ratio[activation, "AvgPool2d"] == pytest.approx(factor, rel=0.15)
+
+
+def test_larger_images_at_the_same_network(runs):
+    """The larger the worse, and the same computation as channels is better: by steps of more than two points."""
+    ends = [runs(LENET)(name).accuracy for name in ("c3-96px", "c2-64px", "c1-32px", "c4-32px-wide")]
+    assert all(after - before > 2 for before, after in zip(ends, ends[1:]))
+    macs = [runs(LENET)(name).macs for name in ("c2-64px", "c4-32px-wide")]
+    assert macs[1] < macs[0] < 1.15 * macs[1]
