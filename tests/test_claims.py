@@ -286,8 +286,8 @@ SENTENCES = [
     (
         LENET,
         "ReLU alone takes LeNet from {:.1f} % to {:.1f} %. Max pooling alone does nothing ({:.1f} %), and on top of "
-        "ReLU a little: {:.1f} %. AlexNet with the old layers stays at {:.1f} % for all ten epochs. It has {:.0f} times as "
-        "many parameters as LeNet",
+        "ReLU a little: {:.1f} %. AlexNet with the old layers stays at {:.1f} % for all ten epochs. It has {:.0f} "
+        "times as many parameters as LeNet",
         lambda run: (
             *(run(f"a{name}").accuracy for name in ("1-lenet", "2-lenet-relu", "3-lenet-max", "4-lenet-both")),
             run("b2-alexnet-old").accuracy,
