@@ -65,6 +65,22 @@ LENET_RUNS = (
 )  # fmt: skip
 
 
+VGG_RUNS = (
+    "a1-xavier", "b1-kaiming", "b2-norm", "b3-xavier-warm", "b4-kaiming-warm", "c1-5x5", "d1-full"
+)  # fmt: skip
+
+
+def both(run, *names: str) -> list[float]:
+    """Validation and training accuracy of runs."""
+    return [value for name in names for value in (run(name).accuracy, run(name).train_accuracy)]
+
+
+def after(run: Run, epoch: int) -> list[float]:
+    """Validation and training accuracy after an epoch, in per cent."""
+    row = run.first["history"][epoch - 1]
+    return [100 * row["val_accuracy"], 100 * row["train_accuracy"]]
+
+
 def minutes(chapter: str, *runs: str):
     """How long the published training of a chapter took, all runs together."""
     sentence = "training on this page took {:.0f} minutes on two CPU cores"
@@ -314,6 +330,43 @@ SENTENCES = [
         "Ours ends at {:.1f} %, on a fifth of the images",
         lambda run: (run("b1-alexnet").accuracy,),
     ),
+    minutes(VGG, *VGG_RUNS),
+    (
+        VGG,
+        "The training loss creeps from {:.3f} to {:.3f}.",
+        lambda run: [run("a1-xavier").first["history"][epoch]["train_loss"] for epoch in (0, -1)],
+    ),
+    (
+        VGG,
+        "at the end it is {:.1f} %, and {:.1f} % on the training images",
+        lambda run: both(run, "a1-xavier"),
+    ),
+    (
+        VGG,
+        "are flat for four epochs. Then the network learns, and ends at {:.1f} %, and {:.1f} % on its training images. "
+        "- **Batch norm** learns from the first epoch on, and ends at {:.1f} %, and {:.1f} % on its training images. "
+        "- **A warm-up** gets Xavier weights going: {:.1f} %, and {:.1f} % on the training images. With Kaiming weights "
+        "it ends at {:.1f} %, and {:.1f} %",
+        lambda run: both(run, "b1-kaiming", "b2-norm", "b3-xavier-warm", "b4-kaiming-warm"),
+    ),
+    (
+        VGG,
+        "The pairs end at {:.1f} % and the single windows at {:.1f} %, on the training images at {:.1f} % and {:.1f} %",
+        lambda run: (
+            *(run(name).accuracy for name in ("b2-norm", "c1-5x5")),
+            *(run(name).train_accuracy for name in ("b2-norm", "c1-5x5")),
+        ),
+    ),
+    (
+        VGG,
+        "stands at {:.1f} %, and {:.1f} % on its training images. The quarter had {:.1f} % and {:.1f} % by then",
+        lambda run: (*both(run, "d1-full"), *after(run("b2-norm"), 3)),
+    ),
+    (
+        VGG,
+        "Ours ended at {:.1f} % with the source's start and at {:.1f} % with batch norm",
+        lambda run: [run(name).accuracy for name in ("a1-xavier", "b2-norm")],
+    ),
 ]
 
 
@@ -329,10 +382,11 @@ OTHER = {
     WAIST: {"83.13 %"},
     FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
     LENET: {"77.68 %"},
+    VGG: {"53.88 %", "49.49 %", "10 %", "14 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET])
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG])
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -525,3 +579,51 @@ def test_larger_images_at_the_same_network(runs):
     assert all(after - before > 2 for before, after in zip(ends, ends[1:]))
     macs = [runs(LENET)(name).macs for name in ("c2-64px", "c4-32px-wide")]
     assert macs[1] < macs[0] < 1.15 * macs[1]
+
+
+def test_how_each_start_of_vgg_goes(runs):
+    """Xavier is twice above 14 % and back at 10 %; Kaiming is flat for four epochs; batch norm learns at once."""
+    run = runs(VGG)
+    curves = {name: [row["val_accuracy"] for row in run(name).first["history"]] for name in VGG_RUNS}
+    above = [value > 0.14 for value in curves["a1-xavier"]]
+    rises = [number for number in range(1, 10) if above[number] and not above[number - 1]]
+    assert len(rises) == 2 and max(curves["a1-xavier"]) < 0.15
+    assert all(any(abs(value - 0.1) < 0.002 for value in curves["a1-xavier"][rise:]) for rise in rises)
+    assert max(curves["b1-kaiming"][:4]) < 0.125 < 0.18 < min(curves["b1-kaiming"][4:])
+    assert curves["b2-norm"][0] > 0.17 and run("b2-norm").first["history"][0]["train_accuracy"] > 0.25
+    jumps = [abs(after - before) for before, after in zip(curves["b2-norm"], curves["b2-norm"][1:])]
+    assert sum(jump > 0.1 for jump in jumps) >= 4
+
+
+def test_a_warm_up_takes_both_starts_farther_on_the_training_images(runs):
+    run = runs(VGG)
+    for plain, warm in (("a1-xavier", "b3-xavier-warm"), ("b1-kaiming", "b4-kaiming-warm")):
+        assert run(warm).train_accuracy > run(plain).train_accuracy + 5
+
+
+def test_pairs_against_single_windows_are_undecided(runs):
+    run = runs(VGG)
+    assert (
+        run("c1-5x5").accuracy > run("b2-norm").accuracy
+        and run("c1-5x5").train_accuracy < run("b2-norm").train_accuracy
+    )
+
+
+def test_what_the_full_vgg_costs_and_buys(runs):
+    """An epoch takes four times as long, and three of them end no higher."""
+    run = runs(VGG)
+    full, quarter = (run(name).first["seconds"] / run(name).first["epochs"] for name in ("d1-full", "b2-norm"))
+    assert full / quarter == pytest.approx(4, rel=0.1)
+    assert all(mine < theirs for mine, theirs in zip(after(run("d1-full"), 3), after(run("b2-norm"), 3)))
+
+
+def test_the_signal_in_a_fresh_vgg(root):
+    """The numbers in the text: 0.29 to 0.006 with Xavier weights, 0.56 to 0.85 with Kaiming's, 1 behind each norm."""
+    rows = [
+        printed(root, VGG, rf"(?m)^{layer} +([\d.]+) +([\d.]+) +([\d.]+) +0\.7729 +([\d.]+)$") for layer in range(1, 12)
+    ]
+    xavier, by_hand, kaiming, norm = zip(*rows)
+    assert (round(xavier[0], 2), round(xavier[-1], 3)) == (0.29, 0.006)
+    assert (round(min(kaiming), 2), round(max(kaiming), 2)) == (0.56, 0.85)
+    assert all(abs(value - 1) < 0.001 for value in norm[:8]) and list(norm[7:]) == sorted(norm[7:], reverse=True)
+    assert all(hand < seen for hand, seen in list(zip(by_hand, xavier))[1:])
