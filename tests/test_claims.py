@@ -345,8 +345,8 @@ SENTENCES = [
         VGG,
         "are flat for four epochs. Then the network learns, and ends at {:.1f} %, and {:.1f} % on its training images. "
         "- **Batch norm** learns from the first epoch on, and ends at {:.1f} %, and {:.1f} % on its training images. "
-        "- **A warm-up** gets Xavier weights going: {:.1f} %, and {:.1f} % on the training images. With Kaiming weights "
-        "it ends at {:.1f} %, and {:.1f} %",
+        "- **A warm-up** gets Xavier weights going: {:.1f} %, and {:.1f} % on the training images. With Kaiming "
+        "weights it ends at {:.1f} %, and {:.1f} %",
         lambda run: both(run, "b1-kaiming", "b2-norm", "b3-xavier-warm", "b4-kaiming-warm"),
     ),
     (
