@@ -18,13 +18,14 @@ from course_tools.fingerprints import recipe_fingerprint, training_fingerprint
 from course_tools.runs import GOLDEN_ENVIRONMENT, execute
 from course_utils.race import RECIPES
 
-# a recipe's network and options, for two epochs at most, on the drawn shapes
+# a recipe's network and options, for two epochs at most, on a few drawn shapes
 SHORT_RACE = """
 import sys
 from dataclasses import replace
-from course_utils.race import RECIPES, race
-recipe = RECIPES[sys.argv[1]]
-race(replace(recipe, data="shapes", image_sizes=recipe.image_sizes[:2]))
+from course_utils import make_shapes, race
+race.load_data = lambda name, size, *_: (make_shapes(512, size, 1), make_shapes(64, size, 2))
+recipe = race.RECIPES[sys.argv[1]]
+race.race(replace(recipe, data="shapes", image_sizes=recipe.image_sizes[:2]))
 """
 
 
@@ -43,7 +44,7 @@ def confirm(root: Path, words: list[str] | None = None) -> int:
     """Compare the code that made stale records with the code as it is, and take over those that are the same.
 
     Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
-    epochs at most, on the drawn shapes). Where every figure of every run is equal, to the last digit, its records
+    epochs at most, on some drawn shapes). Where every figure of every run is equal, to the last digit, its records
     count as made by the present code, and each notes the commit. What has other figures stays stale.
 
     Raises:
