@@ -18,14 +18,15 @@ from course_tools.fingerprints import recipe_fingerprint, training_fingerprint
 from course_tools.runs import GOLDEN_ENVIRONMENT, execute
 from course_utils.race import RECIPES
 
-# a recipe's network and options, for two epochs at most, on a few drawn shapes
+# a recipe's network and options, for two epochs at most, on a few small drawn shapes
 SHORT_RACE = """
 import sys
 from dataclasses import replace
 from course_utils import make_shapes, race
 race.load_data = lambda name, size, *_: (make_shapes(512, size, 1), make_shapes(64, size, 2))
 recipe = race.RECIPES[sys.argv[1]]
-race.race(replace(recipe, data="shapes", image_sizes=recipe.image_sizes[:2]))
+sizes = tuple(min(size, 48) for size in recipe.image_sizes[:2])
+race.race(replace(recipe, data="shapes", image_sizes=sizes))
 """
 
 
