@@ -217,11 +217,12 @@ def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, c
     assert re.search("stay stale: no commit of .* holds the code that made them", capsys.readouterr().out)
 
 
-def test_confirm_trains_a_recipe_of_the_race():
-    source = confirming._recipe("smoke")
-    first, again = (confirming._figures(ROOT, source) for _ in range(2))
-    assert first == again and list(first) == ["smoke-smoke-seed0"]
-    assert [row["epoch"] for row in first["smoke-smoke-seed0"][-1]] == [1, 2]
+@pytest.mark.parametrize(("recipe", "epochs"), [("smoke", [1, 2]), ("mnist-98", [1])])
+def test_confirm_trains_a_recipe_of_the_race(recipe, epochs):
+    first, again = (confirming._figures(ROOT, confirming._recipe(recipe)) for _ in range(2))
+    assert first == again and list(first) == [f"smoke-{recipe}-seed0"]
+    parameters, macs, data, history = first[f"smoke-{recipe}-seed0"]
+    assert [row["epoch"] for row in history] == epochs and data["train"] == 512 and parameters > 0 < macs
 
 
 def test_missing_and_unknown_files_are_problems(published):
