@@ -1,11 +1,15 @@
-// A formula that is wider than the screen scrolls: let the keyboard reach it
+// A formula or a table that is wider than the screen scrolls: let the keyboard reach it
 (() => {
+  const wide = 'mjx-container[display="true"], .pst-scrollable-table-container';
   const mark = () => {
-    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
+    for (const box of document.querySelectorAll(wide)) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
     }
   };
-  window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(mark));
+  window.addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    mark();
+  });
   window.addEventListener("resize", mark);
 })();
