@@ -69,7 +69,7 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
         ("data", "draft(", "DRAFT("),  # in _decode, three calls below load_data
         ("data", 'name == "imagenette" else Path', 'name == "imagenet" else Path'),
         ("data", "9469", "9468"),  # a constant
-        ("networks", "nn.init.zeros_(", "nn.init.ones_("),
+        ("networks", "nn.init.zeros_(self.branch", "nn.init.ones_(self.branch"),
         ("settings", '"gpu" if torch.cuda.is_available() else "cpu"', '"cpu"'),
         ("summary", "model.parameters()", "model.buffers()"),
         ("training", "from __future__ import annotations\n", "from __future__ import annotations\nimport this\nA()\n"),

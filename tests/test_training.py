@@ -162,14 +162,14 @@ def test_a_constant_schedule_keeps_the_rate():
 @pytest.mark.parametrize("momentum", [0.0, 0.02, 0.9, 0.98, 1.0])
 def test_momentum_goes_the_other_way(momentum):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1, momentum)
-    schedule, found = one_cycle(optimizer, 101), []
-    for _ in range(101):
+    schedule, found = one_cycle(optimizer, 110), []
+    for _ in range(110):
         found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
         optimizer.step()
-        schedule.step() if len(found) < 101 else None
-    peak = max(range(101), key=lambda step: found[step][0])
+        schedule.step() if len(found) < 110 else None
+    peak = max(range(110), key=lambda step: found[step][0])
     swing = min(0.05, momentum, 1 - momentum)
-    assert 25 < peak < 35 and found[peak] == pytest.approx((0.1, momentum - swing))
+    assert peak == 32 and found[peak] == pytest.approx((0.1, momentum - swing))
     assert found[0] == pytest.approx((0.1 / 25, momentum + swing)) and found[-1][1] == pytest.approx(momentum + swing)
 
 
@@ -752,7 +752,7 @@ def test_a_checkpoint_of_another_network(halfway):
         ({"label_smoothing": 0.1}, "label_smoothing 0.0 instead of 0.1"),
         ({"image_sizes": [8, 8, 16, 16]}, r"image_sizes \[16, 16, 16, 16\] instead of \[8, 8, 16, 16\]"),
         ({"optimizers": muon}, "optimizers"),
-        ({"schedule": constant}, "schedule one_cycle instead of constant"),
+        ({"schedule": constant}, "optimizers, schedule one_cycle instead of constant"),
         ({"precision": "bfloat16"}, "precision torch.float32 instead of torch.bfloat16"),
         ({"train": TRAIN.subset(60)}, "images"),
         ({"train": make_shapes(70, 24, 1), "val": make_shapes(30, 24, 2)}, "image_size 16 instead of 24"),
