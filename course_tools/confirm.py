@@ -86,9 +86,6 @@ def _confirm(root: Path, source: Source) -> int:
             path = root / "results" / source.folder / f"{name}.json"
             record = stale[name] | {"code": now, "confirmed": [*stale[name].get("confirmed", []), confirmed]}
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        checkpoints = root / "build/checkpoints" / ("race" if source.folder == "race" else "cpu")
-        if (checkpoints / code[:16]).is_dir() and not (checkpoints / now[:16]).exists():
-            (checkpoints / code[:16]).rename(checkpoints / now[:16])
         tqdm.write(f"{source.name}: {len(names)} records confirmed")
     return status
 
