@@ -5,6 +5,7 @@ A test checks that each is the same network as in its chapter: equal outputs for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -554,17 +555,22 @@ def convnext_tiny(num_classes: int = 10) -> nn.Sequential:
     return nn.Sequential(*layers, pool, ChannelNorm(width, eps=1e-6), flatten, linear)
 
 
-def backbone(block, widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, num_classes: int = 10) -> nn.Sequential:
-    """A small network for images of 32 px, with one slot for a block: (N, 3, H, W) to (N, num_classes).
+def backbone(
+    block: Callable[[int, int, int], nn.Module],
+    widths: tuple[int, ...] = (16, 32, 64),
+    depths: tuple[int, ...] = (2, 2, 2),
+    num_classes: int = 10,
+) -> nn.Sequential:
+    """A small network for small images, with one slot for a block: (N, 3, H, W) to (N, num_classes).
 
     Args:
         block: makes a module from (in_channels, out_channels, stride).
-        widths: channels of each stage; each begins with a stride of 2, the first in the stem.
-        depth: blocks in each stage.
+        widths: channels of each stage; each halves the image, the first in the stem.
+        depths: blocks in each stage.
         num_classes: how many outputs.
     """
     layers, in_channels = [brick(3, widths[0], 3, 2)], widths[0]
-    for stage, width in enumerate(widths):
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         for number in range(depth):
             layers.append(block(in_channels, width, 2 if stage > 0 and number == 0 else 1))
             in_channels = width
