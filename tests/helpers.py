@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def chapter_definitions(path: Path) -> dict:
                 wanted = all(isinstance(part, PLAIN) for part in ast.walk(node.value))
             if wanted:
                 module = ast.Module([node], type_ignores=[])
-                exec(compile(module, str(path), "exec"), names)
+                with suppress(NameError):  # a default that a run makes, such as `train=train`
+                    exec(compile(module, str(path), "exec"), names)
     return names
 
 
