@@ -2,10 +2,11 @@
 
 Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
 chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style), `settings` (the three scales) and `race` (chapter 5's recipes).
+`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes) and `survey` (the
+survey's networks).
 """
 
-from course_utils import networks, plots, records
+from course_utils import networks, plots, records, survey
 from course_utils.data import DataError, ImageData, load_data, load_folder, make_shapes
 from course_utils.records import load_records, save_record, scoreboard
 from course_utils.settings import Settings, choose_scale
@@ -33,4 +34,5 @@ __all__ = [
     "save_record",
     "scoreboard",
     "summarize",
+    "survey",
 ]
