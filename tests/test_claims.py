@@ -23,7 +23,16 @@ CNN, BLOCK, STEM, WAIST, FAST = (
     "ladder/04_bottleneck",
     "ladder/05_how_fast",
 )
-LENET, VGG = "survey/01_lenet_alexnet", "survey/02_vgg"
+LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH = (
+    "survey/01_lenet_alexnet",
+    "survey/02_vgg",
+    "survey/03_nin",
+    "survey/04_googlenet",
+    "survey/05_resnet",
+    "survey/06_densenet",
+    "survey/07_after_resnet",
+    "survey/08_which_one",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +79,14 @@ VGG_RUNS = (
 )  # fmt: skip
 
 
+NIN_RUNS = ("a1-nin", "a2-norm", "b1-without-1x1", "b2-linear", "c1-mnist")
+GOOGLENET_RUNS = ("a1-googlenet", "b1-narrow", "b2-one-branch", "b3-no-reductions", "b4-norm")
+RESNET_RUNS = ("a1-resnet18", "b1-survey", "b2-paper", "b3-ladder", "c1-few", "c2-augmented")
+DENSENET_RUNS = ("a1-densenet", "b1-concatenate", "b2-add", "b3-neither")
+BLOCK_RUNS = ("a1-basic", "b1-bottleneck", "b2-resnext", "c1-gate", "d1-inverted", "f1-convnext")
+SCALED_RUNS = ("e1-small", "e2-deeper", "e3-wider", "e4-compound")
+
+
 def both(run, *names: str) -> list[float]:
     """Validation and training accuracy of runs."""
     return [value for name in names for value in (run(name).accuracy, run(name).train_accuracy)]
@@ -85,6 +102,12 @@ def minutes(chapter: str, *runs: str):
     """How long the published training of a chapter took, all runs together."""
     sentence = "training on this page took {:.0f} minutes on two CPU cores"
     return chapter, sentence, lambda run: (sum(run(name).first["seconds"] for name in runs) / 60,)
+
+
+def all_minutes(chapter: str, *runs: str):
+    """How long the training of a chapter took that trains each seed on its page."""
+    sentence = "training on this page took {:.0f} minutes on two CPU cores"
+    return chapter, sentence, lambda run: (sum(run(name).rows["seconds"].sum() for name in runs) / 60,)
 
 
 def times_to(race: Run, accuracy: float) -> list[float]:
@@ -367,6 +390,54 @@ SENTENCES = [
         "Ours ended at {:.1f} % with the source's start and at {:.1f} % with batch norm",
         lambda run: [run(name).accuracy for name in ("a1-xavier", "b2-norm")],
     ),
+    all_minutes(GOOGLENET, *GOOGLENET_RUNS),
+    (
+        GOOGLENET,
+        "in the first epoch the mean training loss is {:.3f}",
+        lambda run: (run("a1-googlenet").first["history"][0]["train_loss"],),
+    ),
+    (
+        GOOGLENET,
+        "GoogLeNet ends at {:.1f} %, and at {:.1f} % on its training images. AlexNet ended at {:.1f} % in chapter 1",
+        lambda run: (*both(run, "a1-googlenet"), run("b1-alexnet", LENET).accuracy),
+    ),
+    (
+        GOOGLENET,
+        "**nothing is learned at all**: {:.1f} % in each of three seeds. Four branches end at {:.1f} ± {:.1f} %, four "
+        "branches without reductions at {:.1f} ± {:.1f} %, and with batch norm at {:.1f} ± {:.1f} %",
+        lambda run: (
+            run("b2-one-branch").accuracy,
+            *means_and_spreads(run, "b1-narrow", "b3-no-reductions", "b4-norm"),
+        ),
+    ),
+    (
+        GOOGLENET,
+        "of its three seeds one ends at {:.1f} %, the best of all without norm, one at {:.1f} %, and one stays at "
+        "{:.1f} %",
+        lambda run: sorted(100 * run("b3-no-reductions").rows["val_accuracy"], reverse=True),
+    ),
+    (GOOGLENET, "Ours ends at {:.1f} %, on a fifth of the images", lambda run: (run("a1-googlenet").accuracy,)),
+    all_minutes(DENSENET, *DENSENET_RUNS),
+    (
+        DENSENET,
+        "DenseNet ends at {:.1f} %, and at {:.1f} % on its training images",
+        lambda run: both(run, "a1-densenet"),
+    ),
+    (
+        DENSENET,
+        "**Concatenating ends at {:.1f} ± {:.1f} %, adding at {:.1f} ± {:.1f} %, and neither at {:.1f} ± {:.1f} %**; "
+        "on the training images at {:.1f} %, {:.1f} % and {:.1f} %",
+        lambda run: (
+            *means_and_spreads(run, *DENSENET_RUNS[1:]),
+            *(run(name).train_accuracy for name in DENSENET_RUNS[1:]),
+        ),
+    ),
+    (
+        DENSENET,
+        "concatenating took {:.1f} s in its fastest run and adding {:.1f} s",
+        lambda run: [run(name).seconds for name in ("b1-concatenate", "b2-add")],
+    ),
+    (DENSENET, "Ours ends at {:.1f} %, on a fifth of the images", lambda run: (run("a1-densenet").accuracy,)),
 ]
 
 
@@ -383,10 +454,12 @@ OTHER = {
     FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
     LENET: {"77.68 %"},
     VGG: {"53.88 %", "49.49 %", "10 %", "14 %"},
+    GOOGLENET: {"68.63 %", "10 %"},
+    DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG])
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, GOOGLENET, DENSENET])
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -627,3 +700,41 @@ def test_the_signal_in_a_fresh_vgg(root):
     assert (round(min(kaiming), 2), round(max(kaiming), 2)) == (0.56, 0.85)
     assert all(abs(value - 1) < 0.001 for value in norm[:8]) and list(norm[7:]) == sorted(norm[7:], reverse=True)
     assert all(hand < seen for hand, seen in list(zip(by_hand, xavier))[1:])
+
+
+def seeds(run: Run) -> list[float]:
+    """The validation accuracies of a run, in per cent, by seed."""
+    return list(100 * run.rows.sort_values("seed")["val_accuracy"])
+
+
+def counts(better: Run, worse: Run) -> bool:
+    """The rule of the survey: a difference counts if it is larger than the two standard deviations together."""
+    return better.accuracy - worse.accuracy > better.spread + worse.spread
+
+
+def test_what_norm_and_branches_do_in_googlenet(runs):
+    """One branch never starts; no reductions is the best of all without norm in one seed; norm adds ten points a seed."""
+    run = runs(GOOGLENET)
+    assert all(value == pytest.approx(10) for value in seeds(run("b2-one-branch")))
+    assert max(seeds(run("b3-no-reductions"))) > max(seeds(run("b1-narrow")))
+    gains = [after - before for before, after in zip(seeds(run("b1-narrow")), seeds(run("b4-norm")))]
+    assert min(gains) > 10 and sum(gains) / 3 == pytest.approx(15, abs=0.6)
+    assert run("a1-googlenet").parameters / runs(LENET)("b1-alexnet").parameters == pytest.approx(0.277, abs=0.001)
+
+
+def test_concatenating_adding_and_neither(runs):
+    """Both steps count by the rule: four points, and more than fourteen; over-fitting begins in the third epoch."""
+    run = runs(DENSENET)
+    dense, add, plain = (run(name) for name in DENSENET_RUNS[1:])
+    assert counts(dense, add) and counts(add, plain)
+    assert 4 < dense.accuracy - add.accuracy < 5 and add.accuracy - plain.accuracy > 14
+    assert 1.2 < dense.parameters / add.parameters < 1.3 and 1 < dense.macs / add.macs < 1.05
+    gaps = [row["train_accuracy"] - row["val_accuracy"] for row in run("a1-densenet").first["history"]]
+    assert max(gaps[:2]) < 0.1 < min(gaps[2:])
+
+
+def test_what_training_keeps_in_memory(runs):
+    """830,968 and 568,128 numbers, 87,340 against 52,768: the text of chapter 6."""
+    kept = [run.first["kept_values"] for run in map(runs(DENSENET), ("a1-densenet", "b1-concatenate", "b2-add"))]
+    assert kept == [830_968, 87_340, 52_768]
+    assert runs(RESNET)("a1-resnet18").first["kept_values"] == 568_128
