@@ -713,7 +713,7 @@ def counts(better: Run, worse: Run) -> bool:
 
 
 def test_what_norm_and_branches_do_in_googlenet(runs):
-    """One branch never starts; no reductions is the best of all without norm in one seed; norm adds ten points a seed."""
+    """One branch never starts; no reductions has the best seed without norm; norm adds ten points and more in each."""
     run = runs(GOOGLENET)
     assert all(value == pytest.approx(10) for value in seeds(run("b2-one-branch")))
     assert max(seeds(run("b3-no-reductions"))) > max(seeds(run("b1-narrow")))
