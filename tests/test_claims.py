@@ -390,6 +390,42 @@ SENTENCES = [
         "Ours ended at {:.1f} % with the source's start and at {:.1f} % with batch norm",
         lambda run: [run(name).accuracy for name in ("a1-xavier", "b2-norm")],
     ),
+    minutes(NIN, *NIN_RUNS),
+    (
+        NIN,
+        "The training loss goes from {:.3f} to {:.3f} in four epochs, and at the end {:.1f} % of the validation images",
+        lambda run: (
+            *(run("a1-nin").first["history"][epoch]["train_loss"] for epoch in (0, -1)),
+            run("a1-nin").accuracy,
+        ),
+    ),
+    (
+        NIN,
+        "ends at {:.1f} % on the validation images and {:.1f} % on its training images. AlexNet ended at {:.1f} % and "
+        "{:.1f} % in chapter 1",
+        lambda run: (*both(run, "a2-norm"), *both(lambda name: run(name, LENET), "b1-alexnet")),
+    ),
+    (
+        NIN,
+        "{:.1f} % instead of {:.1f} %, with three quarters of the computation",
+        lambda run: [run(name).accuracy for name in ("b1-without-1x1", "a2-norm")],
+    ),
+    (
+        NIN,
+        "Its training accuracy is *lower*, {:.1f} % against {:.1f} %",
+        lambda run: [run(name).train_accuracy for name in ("b1-without-1x1", "a2-norm")],
+    ),
+    (
+        NIN,
+        "gives {:.1f} %, and {:.1f} % on the training images. That is within two points of NiN's {:.1f} %",
+        lambda run: (*both(run, "b2-linear"), run("a2-norm").accuracy),
+    ),
+    (NIN, "pixels, {:.1f} % of the validation digits are right", lambda run: (run("c1-mnist").accuracy,)),
+    (
+        NIN,
+        "Ours ends at {:.1f} % without batch norm after four epochs, and at {:.1f} % with it after ten",
+        lambda run: [run(name).accuracy for name in ("a1-nin", "a2-norm")],
+    ),
     all_minutes(GOOGLENET, *GOOGLENET_RUNS),
     (
         GOOGLENET,
@@ -454,12 +490,13 @@ OTHER = {
     FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
     LENET: {"77.68 %"},
     VGG: {"53.88 %", "49.49 %", "10 %", "14 %"},
+    NIN: {"50.00 %", "54.58 %", "98.66 %", "10.41 %", "8.81 %"},
     GOOGLENET: {"68.63 %", "10 %"},
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, GOOGLENET, DENSENET])
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, DENSENET])
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -710,6 +747,35 @@ def seeds(run: Run) -> list[float]:
 def counts(better: Run, worse: Run) -> bool:
     """The rule of the survey: a difference counts if it is larger than the two standard deviations together."""
     return better.accuracy - worse.accuracy > better.spread + worse.spread
+
+
+def test_what_nin_s_end_costs_and_buys(runs):
+    """Ten points above AlexNet, within two of its end with ten times the parameters; gaps of nearly 20 and of 14."""
+    run = runs(NIN)
+    nin, linear, without = (run(name) for name in ("a2-norm", "b2-linear", "b1-without-1x1"))
+    alexnet = runs(LENET)("b1-alexnet")
+    assert nin.accuracy - alexnet.accuracy == pytest.approx(10, abs=1) and 10 * nin.parameters < alexnet.parameters
+    assert 0 < nin.accuracy - linear.accuracy < 2 and linear.parameters == pytest.approx(10 * nin.parameters, rel=0.02)
+    gaps = [one.train_accuracy - one.accuracy for one in (nin, linear)]
+    assert gaps == pytest.approx([19.7, 14.3], abs=0.2)
+    assert without.macs / nin.macs == pytest.approx(0.77, abs=0.01)
+
+
+def test_what_the_run_without_norm_has_left_of_nin(root):
+    """All ten maps are zero everywhere, three layers before as well, and the spread of the logits is zero."""
+    values = printed(root, NIN, r"NiN, after its run +([\d.]+) of 10 +([\d.]+) of 10 +([\d.]+) of 10 +([\d.]+)")
+    assert (values[0], values[2], values[3]) == (1, 1, 0)
+
+
+def test_nin_at_other_sizes(root):
+    """The untrained weights change less than two points; 96 px cost seven, 131 more than twenty-five, 195 forty."""
+    names = "67 72 96 99 131 195".split()
+    rows = [printed(root, NIN, rf"{size} px +\d x \d +([\d.]+) % +([\d.]+) %") for size in names]
+    assert all(whole == middle for whole, middle in rows[:3])
+    assert all(abs(whole - middle) < 2 for whole, middle in rows[3:])
+    lost = [rows[1][0] - whole for whole, _ in rows]
+    assert lost[2] == pytest.approx(7, abs=0.6) and lost[4] > 25 and lost[5] == pytest.approx(40, abs=1)
+    assert printed(root, NIN, r"smallest ([\d.]+), largest ([\d.]+)") == [0.844, 0.844]
 
 
 def test_what_norm_and_branches_do_in_googlenet(runs):
