@@ -104,6 +104,11 @@ def minutes(chapter: str, *runs: str):
     return chapter, sentence, lambda run: (sum(run(name).first["seconds"] for name in runs) / 60,)
 
 
+def trained(run: Run) -> tuple[float, float]:
+    """Mean and spread of the training accuracy, in per cent."""
+    return run.train_accuracy, 100 * run.rows["train_accuracy"].std()
+
+
 def all_minutes(chapter: str, *runs: str):
     """How long the training of a chapter took that trains each seed on its page."""
     sentence = "training on this page took {:.0f} minutes on two CPU cores"
@@ -453,6 +458,45 @@ SENTENCES = [
         lambda run: sorted(100 * run("b3-no-reductions").rows["val_accuracy"], reverse=True),
     ),
     (GOOGLENET, "Ours ends at {:.1f} %, on a fifth of the images", lambda run: (run("a1-googlenet").accuracy,)),
+    all_minutes(RESNET, *RESNET_RUNS),
+    (
+        RESNET,
+        "ResNet-18 ends at {:.1f} %, and at {:.1f} % on its training images. AlexNet ended at {:.1f} % in chapter 1",
+        lambda run: (*both(run, "a1-resnet18"), run("b1-alexnet", LENET).accuracy),
+    ),
+    (
+        RESNET,
+        "The survey's block ends at {:.1f} ± {:.1f} %, the paper's at {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "b1-survey", "b2-paper"),
+    ),
+    (
+        RESNET,
+        "The ladder's block ends at **{:.1f} ± {:.1f} %**",
+        lambda run: means_and_spreads(run, "b3-ladder"),
+    ),
+    (
+        RESNET,
+        "On the training images the order is the same: {:.1f} % against {:.1f} % and {:.1f} %",
+        lambda run: [run(name).train_accuracy for name in ("b3-ladder", "b2-paper", "b1-survey")],
+    ),
+    (
+        RESNET,
+        "reaches {:.1f} ± {:.1f} % on its training images, and {:.1f} ± {:.1f} % on the others: a gap of {:.0f} points."
+        " With 10,000 images, and as many steps, it was {:.1f} % and {:.1f} %",
+        lambda run: (
+            *trained(run("c1-few")),
+            *means_and_spreads(run, "c1-few"),
+            run("c1-few").train_accuracy - run("c1-few").accuracy,
+            run("b1-survey").train_accuracy,
+            run("b1-survey").accuracy,
+        ),
+    ),
+    (
+        RESNET,
+        "closes the gap: {:.1f} ± {:.1f} % on the training images. And the validation accuracy? {:.1f} ± {:.1f} %",
+        lambda run: (*trained(run("c2-augmented")), *means_and_spreads(run, "c2-augmented")),
+    ),
+    (RESNET, "Ours ended at {:.1f} %, on a fifth of the images", lambda run: (run("a1-resnet18").accuracy,)),
     all_minutes(DENSENET, *DENSENET_RUNS),
     (
         DENSENET,
@@ -467,6 +511,11 @@ SENTENCES = [
             *means_and_spreads(run, *DENSENET_RUNS[1:]),
             *(run(name).train_accuracy for name in DENSENET_RUNS[1:]),
         ),
+    ),
+    (
+        DENSENET,
+        "with the same recipe, and ended at {:.1f} %, with all of its training images right",
+        lambda run: (run("a1-resnet18", RESNET).accuracy,),
     ),
     (
         DENSENET,
@@ -492,11 +541,12 @@ OTHER = {
     VGG: {"53.88 %", "49.49 %", "10 %", "14 %"},
     NIN: {"50.00 %", "54.58 %", "98.66 %", "10.41 %", "8.81 %"},
     GOOGLENET: {"68.63 %", "10 %"},
+    RESNET: {"81.63 %", "99.99 %", "28.54 %", "27.94 %", "27.88 %", "25.03 %"},
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, DENSENET])
+@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET])
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -786,6 +836,28 @@ def test_what_norm_and_branches_do_in_googlenet(runs):
     gains = [after - before for before, after in zip(seeds(run("b1-narrow")), seeds(run("b4-norm")))]
     assert min(gains) > 10 and sum(gains) / 3 == pytest.approx(15, abs=0.6)
     assert run("a1-googlenet").parameters / runs(LENET)("b1-alexnet").parameters == pytest.approx(0.277, abs=0.001)
+
+
+def test_three_residual_blocks(runs):
+    """Survey's and paper's are undecided; the ladder's is four points ahead, and that counts; so on training images."""
+    run = runs(RESNET)
+    survey, paper, ladder = (run(name) for name in ("b1-survey", "b2-paper", "b3-ladder"))
+    assert not counts(survey, paper) and not counts(paper, survey)
+    assert counts(ladder, paper) and counts(ladder, survey) and ladder.accuracy - paper.accuracy > 4
+    assert ladder.train_accuracy > paper.train_accuracy > survey.train_accuracy
+
+
+def test_learned_by_heart(runs):
+    """All 10,000 images are right at the end; the gap is above ten points from the fifth epoch on; few images cost nine."""
+    run = runs(RESNET)
+    history = run("a1-resnet18").first["history"]
+    assert history[-1]["train_accuracy"] == 1
+    gaps = [row["train_accuracy"] - row["val_accuracy"] for row in history]
+    assert min(gaps[4:]) > 0.1 and gaps[3] < 0.1
+    many, few, augmented = (run(name) for name in ("b1-survey", "c1-few", "c2-augmented"))
+    assert 8 < many.accuracy - few.accuracy < 9
+    assert abs(augmented.accuracy - few.accuracy) < 0.1
+    assert runs(DENSENET)("a1-densenet").accuracy - run("a1-resnet18").accuracy == pytest.approx(7, abs=0.2)
 
 
 def test_concatenating_adding_and_neither(runs):
