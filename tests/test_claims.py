@@ -444,7 +444,8 @@ SENTENCES = [
     ),
     (
         GOOGLENET,
-        "**nothing is learned at all**: {:.1f} % in each of three seeds. Four branches end at {:.1f} ± {:.1f} %, four "
+        "**nothing is left at the end**: {:.1f} % in each of three seeds. The picture shows that its first seed had "
+        "begun to learn, and then fell back to the same answer for every image. Four branches end at {:.1f} ± {:.1f} %, four "
         "branches without reductions at {:.1f} ± {:.1f} %, and with batch norm at {:.1f} ± {:.1f} %",
         lambda run: (
             run("b2-one-branch").accuracy,
@@ -848,7 +849,7 @@ def test_three_residual_blocks(runs):
 
 
 def test_learned_by_heart(runs):
-    """All 10,000 images are right at the end; the gap is above ten points from the fifth epoch on; few images cost nine."""
+    """All 10,000 images are right at the end; the gap passes ten points in the fifth epoch; few images cost nine."""
     run = runs(RESNET)
     history = run("a1-resnet18").first["history"]
     assert history[-1]["train_accuracy"] == 1
