@@ -445,8 +445,8 @@ SENTENCES = [
     (
         GOOGLENET,
         "**nothing is left at the end**: {:.1f} % in each of three seeds. The picture shows that its first seed had "
-        "begun to learn, and then fell back to the same answer for every image. Four branches end at {:.1f} ± {:.1f} %, four "
-        "branches without reductions at {:.1f} ± {:.1f} %, and with batch norm at {:.1f} ± {:.1f} %",
+        "begun to learn, and then fell back to the same answer for every image. Four branches end at {:.1f} ± "
+        "{:.1f} %, four branches without reductions at {:.1f} ± {:.1f} %, and with batch norm at {:.1f} ± {:.1f} %",
         lambda run: (
             run("b2-one-branch").accuracy,
             *means_and_spreads(run, "b1-narrow", "b3-no-reductions", "b4-norm"),
