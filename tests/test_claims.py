@@ -109,6 +109,11 @@ def trained(run: Run) -> tuple[float, float]:
     return run.train_accuracy, 100 * run.rows["train_accuracy"].std()
 
 
+def difference(better: str, worse: str):
+    """By how many points a run is better than another, and the two standard deviations together."""
+    return lambda run: (run(better).accuracy - run(worse).accuracy, run(better).spread + run(worse).spread)
+
+
 def all_minutes(chapter: str, *runs: str):
     """How long the training of a chapter took that trains each seed on its page."""
     sentence = "training on this page took {:.0f} minutes on two CPU cores"
@@ -524,6 +529,38 @@ SENTENCES = [
         lambda run: [run(name).seconds for name in ("b1-concatenate", "b2-add")],
     ),
     (DENSENET, "Ours ends at {:.1f} %, on a fifth of the images", lambda run: (run("a1-densenet").accuracy,)),
+    all_minutes(AFTER, *BLOCK_RUNS, *SCALED_RUNS),
+    (
+        AFTER,
+        "Basic ends at {:.1f} ± {:.1f} %, the inverted residual at {:.1f} ± {:.1f} %, basic with a gate at {:.1f} ± {:.1f} %, "
+        "the bottleneck at {:.1f} ± {:.1f} %, ResNeXt at {:.1f} ± {:.1f} % and ConvNeXt at {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(
+            run, "a1-basic", "d1-inverted", "c1-gate", "b1-bottleneck", "b2-resnext", "f1-convnext"
+        ),
+    ),
+    (
+        AFTER,
+        "from {:.0f} seconds for basic to {:.0f} for the inverted residual",
+        lambda run: [run(name).seconds for name in ("a1-basic", "d1-inverted")],
+    ),
+    (AFTER, "{:.1f} points **below**, and the deviations are {:.1f}", difference("a1-basic", "b1-bottleneck")),
+    (AFTER, "{:.1f} points **below** its bottleneck, deviations {:.1f}", difference("b1-bottleneck", "b2-resnext")),
+    (AFTER, "{:.1f} point below basic, deviations {:.1f}", difference("a1-basic", "c1-gate")),
+    (AFTER, "{:.1f} points **above** the bottleneck, deviations {:.1f}", difference("d1-inverted", "b1-bottleneck")),
+    (AFTER, "{:.1f} points **below** the inverted block, deviations {:.1f}", difference("d1-inverted", "f1-convnext")),
+    (
+        AFTER,
+        "The small one ends at {:.1f} ± {:.1f} %, deeper at {:.1f} ± {:.1f} %, wider at {:.1f} ± {:.1f} %, larger at "
+        "{:.1f} ± {:.1f} %, and some of each at {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, *SCALED_RUNS[:3], "a1-basic", "e4-compound"),
+    ),
+    (AFTER, "better than deeper ({:.1f} points, deviations {:.1f})", difference("e4-compound", "e2-deeper")),
+    (AFTER, "with larger ({:.1f} below, deviations {:.1f})", difference("a1-basic", "e4-compound")),
+    (
+        AFTER,
+        "Ours lie between {:.1f} ± {:.1f} %, ConvNeXt, and {:.1f} ± {:.1f} %, basic",
+        lambda run: means_and_spreads(run, "f1-convnext", "a1-basic"),
+    ),
 ]
 
 
@@ -543,11 +580,14 @@ OTHER = {
     NIN: {"50.00 %", "54.58 %", "98.66 %", "10.41 %", "8.81 %"},
     GOOGLENET: {"68.63 %", "10 %"},
     RESNET: {"81.63 %", "99.99 %", "28.54 %", "27.94 %", "27.88 %", "25.03 %"},
+    AFTER: set(),
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
 }
 
 
-@pytest.mark.parametrize("chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET])
+@pytest.mark.parametrize(
+    "chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER]
+)
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
     text = prose(root, chapter_name)
@@ -877,3 +917,26 @@ def test_what_training_keeps_in_memory(runs):
     kept = [run.first["kept_values"] for run in map(runs(DENSENET), ("a1-densenet", "b1-concatenate", "b2-add"))]
     assert kept == [830_968, 87_340, 52_768]
     assert runs(RESNET)("a1-resnet18").first["kept_values"] == 568_128
+
+
+def test_which_of_the_five_ideas_count(runs):
+    """Bottleneck, groups and ConvNeXt lose, the inverted block wins, the gate is undecided; basic is ahead of all."""
+    run = runs(AFTER)
+    basic, bottleneck, groups, gate, inverted, convnext = map(run, BLOCK_RUNS)
+    assert counts(basic, bottleneck) and counts(bottleneck, groups) and counts(inverted, convnext)
+    assert counts(inverted, bottleneck) and not counts(basic, gate) and basic.accuracy > gate.accuracy
+    assert basic.accuracy == max(run(name).accuracy for name in BLOCK_RUNS + SCALED_RUNS)
+    assert max(map(run, BLOCK_RUNS), key=lambda one: one.seconds).first["run"] == "d1-inverted"
+    assert inverted.seconds / basic.seconds == pytest.approx(2.8, abs=0.15)
+    assert gate.seconds / basic.seconds == pytest.approx(1.25, abs=0.05)
+    assert inverted.first["kept_values"] / basic.first["kept_values"] == pytest.approx(9, abs=0.1)
+
+
+def test_which_way_of_doubling_counts(runs):
+    """Some of each beats deeper only; deeper does not beat the small one; larger is the best."""
+    run = runs(AFTER)
+    small, deeper, wider, compound = map(run, SCALED_RUNS)
+    larger = run("a1-basic")
+    assert counts(compound, deeper) and not counts(wider, compound) and not counts(larger, compound)
+    assert deeper.accuracy < small.accuracy and wider.accuracy - compound.accuracy == pytest.approx(0.6, abs=0.05)
+    assert all(1.8 < one.macs / small.macs < 1.92 for one in (deeper, wider, larger, compound))
