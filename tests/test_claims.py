@@ -532,8 +532,9 @@ SENTENCES = [
     all_minutes(AFTER, *BLOCK_RUNS, *SCALED_RUNS),
     (
         AFTER,
-        "Basic ends at {:.1f} ± {:.1f} %, the inverted residual at {:.1f} ± {:.1f} %, basic with a gate at {:.1f} ± {:.1f} %, "
-        "the bottleneck at {:.1f} ± {:.1f} %, ResNeXt at {:.1f} ± {:.1f} % and ConvNeXt at {:.1f} ± {:.1f} %",
+        "Basic ends at {:.1f} ± {:.1f} %, the inverted residual at {:.1f} ± {:.1f} %, basic with a gate at {:.1f} "
+        "± {:.1f} %, the bottleneck at {:.1f} ± {:.1f} %, ResNeXt at {:.1f} ± {:.1f} % and ConvNeXt at "
+        "{:.1f} ± {:.1f} %",
         lambda run: means_and_spreads(
             run, "a1-basic", "d1-inverted", "c1-gate", "b1-bottleneck", "b2-resnext", "f1-convnext"
         ),
