@@ -562,6 +562,17 @@ SENTENCES = [
         "Ours lie between {:.1f} ± {:.1f} %, ConvNeXt, and {:.1f} ± {:.1f} %, basic",
         lambda run: means_and_spreads(run, "f1-convnext", "a1-basic"),
     ),
+    all_minutes(WHICH, "a1-lenet", "a2-vgg"),
+    (
+        WHICH,
+        "VGG ends at {:.1f} % with the common recipe. In chapter 2 it ended at {:.1f} % with the source's",
+        lambda run: (run("a2-vgg").accuracy, run("b2-norm", VGG).accuracy),
+    ),
+    (
+        WHICH,
+        "without its 1x1 convolutions: {:.1f} % with {:.1f} M MACs",
+        lambda run: (run("b1-without-1x1", NIN).accuracy, run("b1-without-1x1", NIN).macs / 1e6),
+    ),
 ]
 
 
@@ -581,13 +592,13 @@ OTHER = {
     NIN: {"50.00 %", "54.58 %", "98.66 %", "10.41 %", "8.81 %"},
     GOOGLENET: {"68.63 %", "10 %"},
     RESNET: {"81.63 %", "99.99 %", "28.54 %", "27.94 %", "27.88 %", "25.03 %"},
-    AFTER: set(),
+    WHICH: {"61.0 %", "62.0 %"},
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
 }
 
 
 @pytest.mark.parametrize(
-    "chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER]
+    "chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH]
 )
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
@@ -941,3 +952,59 @@ def test_which_way_of_doubling_counts(runs):
     assert counts(compound, deeper) and not counts(wider, compound) and not counts(larger, compound)
     assert deeper.accuracy < small.accuracy and wider.accuracy - compound.accuracy == pytest.approx(0.6, abs=0.05)
     assert all(1.8 < one.macs / small.macs < 1.92 for one in (deeper, wider, larger, compound))
+
+
+SHOWN = {  # the rows of chapter 8's table, as it names them, and the runs that they come from
+    "LeNet": (LENET, "a1-lenet"),
+    "LeNet, new layers": (WHICH, "a1-lenet"),
+    "AlexNet": (LENET, "b1-alexnet"),
+    "VGG-11, a quarter": (WHICH, "a2-vgg"),
+    "NiN, batch norm": (NIN, "a2-norm"),
+    "GoogLeNet": (GOOGLENET, "a1-googlenet"),
+    "ResNet-18": (RESNET, "a1-resnet18"),
+    "DenseNet": (DENSENET, "a1-densenet"),
+}
+
+
+def shown(root, name: str) -> list[float]:
+    """Training and inference time and accuracy in the published table of chapter 8."""
+    return printed(
+        root, WHICH, rf"(?m)^{name} {{2,}}[\d.]+ [kM] .*? ([\d.]+) ms +([\d.]+) ms .*? ([\d.]+)(?: ± [\d.]+)? %$"
+    )
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_table_of_all_networks_is_made_from_the_records_of_today(root, runs, name):
+    assert shown(root, name)[-1] == pytest.approx(runs(SHOWN[name][0])(SHOWN[name][1]).accuracy, abs=0.051)
+
+
+def test_who_is_on_which_front(root, runs):
+    """DenseNet on all five; ResNet-18 and GoogLeNet on none; NiN on four, VGG on three, AlexNet on that of memory."""
+    costs = {}
+    for name, (chapter, run) in SHOWN.items():
+        one = runs(chapter)(run)
+        training, inference, _ = shown(root, name)
+        kept = one.first["kept_values"]
+        costs[name] = (one.parameters, one.macs, training, inference, kept, one.accuracy)
+    fronts = {
+        name: [
+            number for number in range(5)
+            if not any(one[number] <= mine[number] and one[-1] > mine[-1] for one in costs.values())
+        ]
+        for name, mine in costs.items()
+    }  # fmt: skip
+    assert fronts["DenseNet"] == fronts["LeNet, new layers"] == [0, 1, 2, 3, 4]
+    assert fronts["ResNet-18"] == fronts["GoogLeNet"] == []
+    assert (fronts["NiN, batch norm"], fronts["VGG-11, a quarter"], fronts["AlexNet"]) == ([1, 2, 3, 4], [1, 2, 4], [4])
+
+
+def test_what_is_left_when_the_spread_is_taken_off(root, runs):
+    """The median spread is 0.82, so 2.3 points: DenseNet and VGG undecided, ResNet-18 and NiN too; the rest stands."""
+    (median,) = printed(root, WHICH, r"median of their standard deviations: ([\d.]+) points")
+    assert 2 * math.sqrt(2) * median == pytest.approx(2.3, abs=0.05)
+    ends = {name: runs(chapter)(run).accuracy for name, (chapter, run) in SHOWN.items()}
+    order = ("DenseNet", "VGG-11, a quarter", "ResNet-18", "NiN, batch norm", "GoogLeNet", "AlexNet")
+    steps = [ends[better] - ends[worse] for better, worse in zip(order, order[1:])]
+    assert steps == pytest.approx([1.7, 5.2, 1.0, 6.5, 4.1], abs=0.1)
+    assert printed(root, WHICH, r"rank correlation of the two orders: (-?[\d.]+)") == [-0.20]
+    assert ends["VGG-11, a quarter"] - runs(VGG)("b2-norm").accuracy > 26
