@@ -482,7 +482,8 @@ SENTENCES = [
     ),
     (
         RESNET,
-        "On the training images the order is the same: {:.1f} % against {:.1f} % and {:.1f} %",
+        "On the training images the ladder's is ahead as well: {:.1f} %, against {:.1f} % (paper's) and {:.1f} % "
+        "(survey's)",
         lambda run: [run(name).train_accuracy for name in ("b3-ladder", "b2-paper", "b1-survey")],
     ),
     (
@@ -892,7 +893,7 @@ def test_what_norm_and_branches_do_in_googlenet(runs):
 
 
 def test_three_residual_blocks(runs):
-    """Survey's and paper's are undecided; the ladder's is four points ahead, and that counts; so on training images."""
+    """Survey's and paper's are undecided, and change places on training images; the ladder's is four points ahead."""
     run = runs(RESNET)
     survey, paper, ladder = (run(name) for name in ("b1-survey", "b2-paper", "b3-ladder"))
     assert not counts(survey, paper) and not counts(paper, survey)
