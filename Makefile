@@ -61,7 +61,7 @@ test: setup ## run every check
 	$(BIN)/ruff format --check .
 	$(TOOLS) check
 	$(TOOLS) address --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 race: setup ## train the recipes of chapter 5, say when each mark was passed: RECIPES=imagenette-83
 	$(TOOLS) race $(RECIPES) --seeds $(if $(filter command line,$(origin SEEDS)),$(SEEDS),1) $(if $(RECORD),--record)

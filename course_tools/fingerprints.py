@@ -11,7 +11,7 @@ import course_utils
 from course_tools.chapters import UserError, tags
 
 PACKAGE = Path(course_utils.__file__).parent
-SHOWS_ONLY = ("plots", "records")  # these modules show and store what was trained
+SHOWS_ONLY = ("charts", "plots", "records")  # these modules show and store what was trained
 COUNTS = "count"  # whose figures `save_record` puts into each record
 
 

@@ -2,11 +2,11 @@
 
 Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
 chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes) and `survey` (the
-survey's networks).
+`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes), `survey` (the
+survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes).
 """
 
-from course_utils import networks, plots, records, survey
+from course_utils import networks, plots, processes, records, survey
 from course_utils.data import DataError, ImageData, load_data, load_folder, make_shapes
 from course_utils.records import load_records, save_record, scoreboard
 from course_utils.settings import Settings, choose_scale
@@ -30,6 +30,7 @@ __all__ = [
     "networks",
     "plots",
     "predict",
+    "processes",
     "records",
     "save_record",
     "scoreboard",

