@@ -11,9 +11,10 @@ import re
 import pandas as pd
 import pytest
 import torch
+from helpers import ROOT, chapter_definitions
 
 from course_tools.chapters import chapter_path, read_notebook
-from course_utils import load_records
+from course_utils import count, load_records, networks, survey
 from course_utils.race import RECIPES, REFERENCE_GFLOPS, passed_at
 
 CNN, BLOCK, STEM, WAIST, FAST = (
@@ -32,6 +33,13 @@ LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH = (
     "survey/06_densenet",
     "survey/07_after_resnet",
     "survey/08_which_one",
+)
+DEPTH, FAMILY, FOLDERS, SEES, DEVICES = (
+    "depth/01_why_depth_is_hard",
+    "depth/02_resnet_family",
+    "depth/03_your_own_images",
+    "depth/04_what_it_sees",
+    "depth/05_more_than_one_device",
 )
 
 
@@ -85,6 +93,18 @@ RESNET_RUNS = ("a1-resnet18", "b1-survey", "b2-paper", "b3-ladder", "c1-few", "c
 DENSENET_RUNS = ("a1-densenet", "b1-concatenate", "b2-add", "b3-neither")
 BLOCK_RUNS = ("a1-basic", "b1-bottleneck", "b2-resnext", "c1-gate", "d1-inverted", "f1-convnext")
 SCALED_RUNS = ("e1-small", "e2-deeper", "e3-wider", "e4-compound")
+
+
+DEPTHS = ("08", "20", "32", "56")
+DEPTH_RUNS = (
+    *(f"a-{kind}-{depth}" for kind in ("plain", "residual") for depth in DEPTHS), "b-plain-32-slow",
+    "c-plain-no-norm", "c-residual-no-norm-zero-start", "d-pre-activation-32", "d-relu-on-branch-32",
+)  # fmt: skip
+
+
+def errors(run, *names: str) -> list[float]:
+    """Mean and spread of the training error of runs, in per cent."""
+    return [value for name in names for value in (100 - run(name).train_accuracy, trained(run(name))[1])]
 
 
 def both(run, *names: str) -> list[float]:
@@ -563,6 +583,64 @@ SENTENCES = [
         "Ours lie between {:.1f} ± {:.1f} %, ConvNeXt, and {:.1f} ± {:.1f} %, basic",
         lambda run: means_and_spreads(run, "f1-convnext", "a1-basic"),
     ),
+    all_minutes(DEPTH, *DEPTH_RUNS),
+    (
+        DEPTH,
+        "layers end at a training error of {:.1f} ± {:.1f} %, {:.1f} ± {:.1f} %, {:.1f} ± {:.1f} % and "
+        "{:.1f} ± {:.1f} %. It rises",
+        lambda run: errors(run, *(f"a-plain-{depth}" for depth in DEPTHS)),
+    ),
+    (
+        DEPTH,
+        "The residual ones end at {:.1f} ± {:.1f} %, {:.1f} ± {:.1f} %, {:.1f} ± {:.1f} % and {:.1f} ± {:.1f} %. "
+        "They rise too, by {:.0f} points where the plain ones rise by {:.0f}",
+        lambda run: (
+            *errors(run, *(f"a-residual-{depth}" for depth in DEPTHS)),
+            run("a-residual-08").train_accuracy - run("a-residual-56").train_accuracy,
+            run("a-plain-08").train_accuracy - run("a-plain-56").train_accuracy,
+        ),
+    ),
+    (
+        DEPTH,
+        "The deepest plain network has {:.1f} % training error and {:.1f} % validation error",
+        lambda run: (100 - run("a-plain-56").train_accuracy, 100 - run("a-plain-56").accuracy),
+    ),
+    (
+        DEPTH,
+        "It ends at {:.1f} %, where the three seeds at the full rate have {:.1f} ± {:.1f} %. The residual network of "
+        "that depth takes the full rate without trouble and ends at {:.1f} ± {:.1f} %",
+        lambda run: (100 - run("b-plain-32-slow").train_accuracy, *errors(run, "a-plain-32", "a-residual-32")),
+    ),
+    (
+        DEPTH,
+        "the plain and the residual network of this depth had {:.1f} ± {:.1f} % and {:.1f} ± {:.1f} %. Without, at a "
+        "tenth of the rate, the plain one ends at {:.1f} ± {:.1f} %",
+        lambda run: errors(run, "a-plain-20", "a-residual-20", "c-plain-no-norm"),
+    ),
+    (
+        DEPTH,
+        "the residual one that starts as the identity at {:.1f} ± {:.1f} %",
+        lambda run: errors(run, "c-residual-no-norm-zero-start"),
+    ),
+    (
+        DEPTH,
+        "The first residual block has {:.1f} ± {:.1f} %, pre-activation {:.1f} ± {:.1f} %, the slip {:.1f} ± {:.1f} %",
+        lambda run: errors(run, "a-residual-32", "d-pre-activation-32", "d-relu-on-branch-32"),
+    ),
+    (
+        DEPTH,
+        "their training error goes from {:.1f} ± {:.1f} % with 20 layers to {:.1f} ± {:.1f} % with 32 and "
+        "{:.1f} ± {:.1f} % with 56",
+        lambda run: errors(run, "a-residual-20", "a-residual-32", "a-residual-56"),
+    ),
+    all_minutes(SEES, "a1-seven", "a2-three", "a3-dilated"),
+    (SEES, "The main network ends at {:.1f} %", lambda run: (run("a1-seven").accuracy,)),
+    all_minutes(DEVICES, "a1-processes", "a2-processes"),
+    (
+        DEVICES,
+        "the run on one process has {:.1f} %, the one on two has {:.1f} %, one run each",
+        lambda run: (run("a1-processes").accuracy, run("a2-processes").accuracy),
+    ),
     all_minutes(WHICH, "a1-lenet", "a2-vgg"),
     (
         WHICH,
@@ -595,11 +673,15 @@ OTHER = {
     RESNET: {"81.63 %", "99.99 %", "28.54 %", "27.94 %", "27.88 %", "25.03 %"},
     WHICH: {"61.0 %", "62.0 %"},
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
+    DEPTH: {"6.61 %", "6.37 %", "7.84 %", "8.75 %", "7.51 %", "6.97 %"},
+    DEVICES: {"90 %"},
+    SEES: {"79.1 %", "77.4 %", "21.5 %", "55.8 %", "53.0 %", "14.0 %"},  # each has a test of its own below
 }
 
 
 @pytest.mark.parametrize(
-    "chapter_name", [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH]
+    "chapter_name",
+    [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH, DEPTH, SEES, DEVICES],
 )
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
@@ -731,19 +813,19 @@ RACED = (
 
 def test_the_race_on_the_page(runs):
     """Of three runs of a recipe so many passed its mark, each of them in time, or none."""
-    for name, count, in_time in RACED:
+    for name, passed, in_time in RACED:
         run = runs("race")(name)
         assert len(run.rows) == 3
         speeds = [sum(pair) / 2 / REFERENCE_GFLOPS for pair in run.rows["matmul_gflops"]]
         for accuracy, allowed in RECIPES[name].marks:
             times = [passed_at(pd.DataFrame(history), accuracy) for history in run.rows["history"]]
             scaled = [time * speed for time, speed in zip(times, speeds) if time is not None]
-            assert len(scaled) == count
+            assert len(scaled) == passed
             assert all((time < allowed) == in_time for time in scaled)
-            if count == 0:
+            if passed == 0:
                 assert 0.035 < accuracy - run.rows["val_accuracy"].mean() < 0.045  # "four points below"
             elif not in_time:  # "almost three times the four minutes"
-                assert 2.7 < sum(scaled) / count / allowed < 3
+                assert 2.7 < sum(scaled) / passed / allowed < 3
 
 
 def test_five_epochs_by_the_rules_of_the_leaderboard(runs):
@@ -1009,3 +1091,153 @@ def test_what_is_left_when_the_spread_is_taken_off(root, runs):
     assert steps == pytest.approx([1.7, 5.2, 1.0, 6.5, 4.1], abs=0.1)
     assert printed(root, WHICH, r"rank correlation of the two orders: (-?[\d.]+)") == [-0.20]
     assert ends["VGG-11, a quarter"] - runs(VGG)("b2-norm").accuracy > 26
+
+
+def worse(one: Run, other: Run) -> bool:
+    """Whether the training error of one run is higher by more than the two standard deviations together."""
+    return other.train_accuracy - one.train_accuracy > trained(one)[1] + trained(other)[1]
+
+
+def test_depth_hurts_plain_networks_by_every_step(runs):
+    """Each step counts by the rule, no network over-fits, and shortcuts make no difference with 8 layers."""
+    run = runs(DEPTH)
+    plain, residual = ([run(f"a-{kind}-{depth}") for depth in DEPTHS] for kind in ("plain", "residual"))
+    assert all(len(one.rows) == 3 for one in plain + residual)
+    assert all(worse(deep, shallow) for shallow, deep in zip(plain, plain[1:]))
+    assert not worse(plain[0], residual[0]) and not worse(residual[0], plain[0])
+    assert all(one.train_accuracy - one.accuracy < 2 for one in plain + residual)
+    assert max(trained(one)[1] for one in plain + residual) < 5
+
+
+def test_where_norm_and_relu_belong(runs):
+    """The slip costs about four points, pre-activation wins one and a half, and both count."""
+    run = runs(DEPTH)
+    first, before, slip = (run(name) for name in ("a-residual-32", "d-pre-activation-32", "d-relu-on-branch-32"))
+    assert worse(slip, first) and worse(first, before)
+    assert first.train_accuracy - slip.train_accuracy == pytest.approx(4, abs=0.5)
+    assert before.train_accuracy - first.train_accuracy == pytest.approx(1.5, abs=0.1)
+
+
+def test_without_norm_two_networks_are_undecided(runs):
+    """One of the plain one's three seeds hardly leaves the start; both lie far behind those with norm."""
+    run = runs(DEPTH)
+    plain, zero = run("c-plain-no-norm"), run("c-residual-no-norm-zero-start")
+    assert not worse(plain, zero) and not worse(zero, plain)
+    assert 100 * plain.rows["train_accuracy"].min() < 13
+    assert worse(plain, run("a-plain-20")) and worse(zero, run("a-residual-20"))
+
+
+def test_what_each_depth_keeps(root):
+    """0.32 by pixels, 0.38 behind the stem, 0.75 behind the last stage; the brightness 0.98 and 0.95."""
+    pixels = printed(root, SEES, r"8x8 pixels +([\d.]+)")
+    stem, end = (printed(root, SEES, rf"(?m)^\d +{name} +([\d.]+) +([\d.]+)$") for name in ("stem", "stage 3"))
+    assert [round(value, 2) for value in (*pixels, stem[0], end[0], stem[1], end[1])] == [
+        0.32, 0.38, 0.75, 0.98, 0.95,
+    ]  # fmt: skip
+    assert "0.95 against 0.98" in prose(root, SEES)
+
+
+def test_the_dilated_network_works_with_other_weights(root):
+    accuracies = [printed(root, SEES, rf"{name}: validation accuracy ([\d.]+) %")[0] for name in ("main", "weights")]
+    told = "It is right for {1:.1f} % of the validation pictures, the main network for {0:.1f} %"
+    assert told.format(*accuracies) in prose(root, SEES)
+
+
+def test_training_made_the_effective_field_narrower(root):
+    """By the width of the gradient; the other two networks within two pixels."""
+    rows = [
+        printed(root, SEES, rf"{name} +width in pixels: paths ([\d.]+), before ([\d.]+), after ([\d.]+)")
+        for name in ("7x7 stem", "three 3x3", "dilated")
+    ]
+    told = "a width of {:.1f}, the gradient before training one of {:.1f}, and after training one of {:.1f}"
+    assert told.format(*rows[0]) in prose(root, SEES)
+    assert all(paths < after < before for paths, before, after in rows)
+    assert all(abs(one - first) < 2 for row in rows for one, first in zip(row, rows[0]))
+    assert rows[0][1] == pytest.approx(2**0.5 * rows[0][0], abs=3)
+
+
+def test_what_excites_a_unit(root):
+    names = ("random numbers", "stem", "stage 1", "stage 2", "stage 3")
+    shares = [printed(root, SEES, rf"(?m)^{name} +([\d.]+)$")[0] for name in names]
+    assert shares == sorted(shares) and shares[1] - shares[0] < 0.1
+    told = "0.35 in the stem, hardly more than for random numbers, then 0.48, 0.54 and 0.76"
+    assert told in prose(root, SEES) and shares[1:] == pytest.approx([0.35, 0.48, 0.54, 0.76], abs=0.006)
+
+
+SQUARES = {
+    "nowhere": "Without a square the mean probability is {:.2f}",
+    "where the fall is largest": "The square at the best place takes it down to {:.2f}",
+    "where it is highest: trained": "Where Grad-CAM of the trained network is highest it goes down to {:.2f}",
+    "in the middle": "in the middle to {:.2f}",
+    "where it is highest: edges": "at the edges' place to {:.2f}",
+    "anywhere": "and anywhere to {:.2f}",
+    "where it is highest: random head": "With a random head it is {:.2f}",
+    "where it is highest: all random": "with everything random {:.2f}",
+}
+
+
+def test_grad_cam_points_at_more_than_the_middle(root):
+    """Each number of the trial, and their order."""
+    found = {name: printed(root, SEES, rf"(?m)^{name} +([\d.]+)$")[0] for name in SQUARES}
+    for name, told in SQUARES.items():
+        assert told.format(found[name]) in prose(root, SEES), name
+    trained, middle = found["where it is highest: trained"], found["in the middle"]
+    assert found["where the fall is largest"] < trained < middle < found["anywhere"] < found["nowhere"]
+
+
+def test_where_the_middle_is_not_needed(root):
+    whole, border, middle = (
+        printed(root, SEES, rf"{name} +([\d.]+) % right")[0] for name in ("whole picture", "border only", "middle only")
+    )
+    told = "falls from {:.1f} % to {:.1f} % without the middle, and to {:.1f} % with the middle alone"
+    assert told.format(whole, border, middle) in prose(root, SEES)
+    thing, around = (printed(root, SEES, rf"class of the {name}: ([\d.]+) %")[0] for name in ("middle", "border"))
+    told = "The middle's class is named in {:.1f} % of the cases, the border's in {:.1f} %"
+    assert told.format(thing, around) in prose(root, SEES) and round(100 / around) == 7
+
+
+def test_blue_is_enough_for_a_parachute(root):
+    names = ("plain sky blue", "mean of all plain colours", "corners, last class", "corners, all other classes")
+    blue, colours, own, others = (printed(root, SEES, rf"{name}: +([\d.]+)")[0] for name in names)
+    text = prose(root, SEES)
+    told = "a probability of {:.2f}; the mean over all plain colours is {:.2f}"
+    assert told.format(blue, colours) in text
+    assert f"parachute pictures have {own:.2f}, those of all other classes {others:.2f}" in text
+
+
+def test_two_processes_bring_no_third_core(runs):
+    """The time is the same within a tenth."""
+    one, two = (runs(DEVICES)(f"a{number}-processes") for number in (1, 2))
+    assert two.seconds / one.seconds == pytest.approx(1, abs=0.1)
+
+
+def test_who_pays_for_the_exchange(root):
+    """AlexNet a quarter of its whole step or more, DenseNet hardly anything, ResNet-50 between, nearer to DenseNet."""
+    shares = {}
+    for name in ("alexnet", "vgg11", "resnet18", "resnet50", "densenet"):
+        pattern = rf"{name}: [\d.]+ MB, step ([\d.]+) s, with exchange ([\d.]+) s"
+        without, whole = printed(root, DEVICES, pattern)
+        shares[name] = (whole - without) / whole
+    assert shares["alexnet"] == max(shares.values()) and shares["alexnet"] > 0.24
+    assert shares["densenet"] < 0.1 and shares["densenet"] < shares["resnet50"] < shares["alexnet"] / 2
+
+
+def test_what_is_predicted_for_many_gpus():
+    """No network waits in one machine; over Ethernet ResNets lose a fifth, VGG two thirds, AlexNet nearly all."""
+    names = chapter_definitions(chapter_path(ROOT, DEVICES))
+    nets = [survey.alexnet(224), survey.vgg(image_size=224), networks.resnet18(), networks.resnet50()]
+    nets += [survey.googlenet(), survey.densenet()]
+    costs = [count(net, (3, 224, 224)).values() for net in nets]
+    assert all(names["efficiency"](*cost, 8, 200e9) == 1 for cost in costs)
+    over = [names["efficiency"](*cost, 64, 12.5e9) for cost in costs]
+    assert over == pytest.approx([0.125, 0.32, 0.81, 0.81, 1, 1], abs=0.015)
+
+
+def test_a_ring_adds_everything_up():
+    """Chapter 5's ring gives every process all sums, whatever the numbers; one sum each is complete half way."""
+    ring = chapter_definitions(chapter_path(ROOT, DEVICES))["ring"]
+    values = torch.rand(5, 5, dtype=torch.float64).numpy()
+    states = ring(values)
+    assert len(states) == 2 * 4 + 1
+    assert abs(states[-1] - values.sum(0)).max() < 1e-12
+    assert (abs(states[4] - values.sum(0)) < 1e-12).sum(1).tolist() == [1] * 5

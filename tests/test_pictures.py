@@ -193,6 +193,15 @@ def test_a_photograph_that_was_cut_off_is_named(keep):
         decode(content[: int(keep * len(content))], "0.jpg")
 
 
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {"compression": "tiff_adobe_deflate"})])
+def test_a_picture_with_a_hole_is_named_and_not_black(kind, options):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    whole = encoded(noise, kind, **options)
+    middle = len(whole) // 3
+    with pytest.raises(DataError, match=r"a/0\.png \("):
+        decode(whole[:middle] + bytes(200) + whole[middle + 200 :], "0.png")
+
+
 @pytest.mark.parametrize("error", [EOFError(), RuntimeError("decoding failed"), MemoryError()])
 def test_whatever_a_reader_raises_is_told_with_the_file(error, monkeypatch):
     def fail(*_):

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from course_utils import CheckpointError, fit, make_shapes, processes
+from course_utils.processes import ProcessError
+from course_utils.training import choose_device
+
 TESTS = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["-m", "course_utils.train", "--scale", "smoke"]
@@ -125,3 +129,66 @@ def test_a_checkpoint_of_another_number_of_processes_is_told(tmp_path):
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *TRAIN]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1 and "is of another run: processes 1 instead of 2" in done.stderr
+
+
+# ------------------------------------------------------------------ one process, as if it were one of several
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "crop": 2}, {"zoom": 0.4, "image_size": 12}])
+def test_the_parts_of_a_batch_are_those_of_the_whole(options):
+    """The same order and the same augmentation, whoever works on an image."""
+    data = make_shapes(23, 16, 1)
+
+    def batches(**more):
+        return list(data.batches(8, torch.Generator().manual_seed(3), **options, **more))
+
+    parts = [batches(part=(number, 3)) for number in range(3)]
+    for place, (x, y) in enumerate(batches()):
+        for number in range(3):
+            part_x, part_y = parts[number][place]
+            assert torch.equal(part_x, x[number::3]) and torch.equal(part_y, y[number::3])
+
+
+def test_a_process_without_an_image_has_no_batch():
+    data = make_shapes(9, 16, 1)
+    assert [len(list(data.batches(8, part=(number, 3)))) for number in range(3)] == [2, 1, 1]
+
+
+def test_the_parts_of_a_set_are_the_set():
+    data = make_shapes(10, 16, 1)
+    parts = [data.part(number, 3) for number in range(3)]
+    assert [len(part) for part in parts] == [4, 3, 3]
+    assert sorted(sum((part.labels.tolist() for part in parts), [])) == sorted(data.labels.tolist())
+    assert data.part(0, 1) is data
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device() == torch.device("cuda", 3)
+
+
+def test_more_processes_than_gpus_are_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ProcessError, match="process 1 of this machine needs a GPU of its own, and there are 1"):
+        processes.join_processes(torch.device("cuda", 1))
+
+
+def test_a_checkpoint_that_only_some_can_read_is_told(tmp_path, monkeypatch):
+    from helpers import new_tiny_network
+
+    train, val = make_shapes(20, 16, 1), make_shapes(10, 16, 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "sum_over_processes", lambda *values: (1,))  # the other one has an epoch
+    with pytest.raises(CheckpointError, match="only some of the 2 processes found .*run.pt: put it where all can"):
+        fit(new_tiny_network(), train, val, epochs=2, device="cpu", checkpoint=tmp_path / "run.pt")
+
+
+def test_fewer_validation_images_than_processes_are_told(monkeypatch):
+    from helpers import new_tiny_network
+
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match="there are 1 validation images for 2 processes"):
+        fit(new_tiny_network(), make_shapes(20, 16, 1), make_shapes(20, 16, 2).subset(1), epochs=1, device="cpu")
