@@ -84,7 +84,9 @@ def children(process: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_killed_process_ends_the_run_or_starts_it_again(tmp_path, restarts):
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts), *TRAIN]
+    # torchrun looks once a second only, so that the other process has time to say what it sees
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--monitor-interval", "1"]
+    command += ["--max-restarts", str(restarts), *TRAIN]
     env, output = environment(tmp_path), tmp_path / "output.txt"
     checkpoint = tmp_path / "COURSE_CHECKPOINTS" / "smoke-a2-processes-seed0.pt"
     with open(output, "w") as file:
