@@ -1,4 +1,4 @@
-"""Chapter 4's training as a program: for one process as it stands, for several with torchrun.
+"""The ladder's ResNet-50, trained by a program: one process as it stands, several with torchrun.
 
     python -m course_utils.train --scale cpu
     torchrun --standalone --nproc-per-node 2 -m course_utils.train --scale cpu
