@@ -110,7 +110,7 @@ def test_with_the_slip_a_branch_can_only_add(slip):
 
 
 def test_normalise_and_undo():
-    normalise = NAMES["Normalise"]()
+    normalise = NAMES["Normalize"]()
     assert not list(normalise.parameters()) and set(normalise.state_dict()) == {"mean", "std"}
     x = torch.rand(5, 3, 7, 9)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -143,7 +143,7 @@ def loop(monkeypatch):
             NAMES["train_by_hand"]("x", "x", seed=4, slip=slip)
             return saved[-1]
         torch.manual_seed(4)
-        network = nn.Sequential(NAMES["Normalise"](), NAMES["small"]())
+        network = nn.Sequential(NAMES["Normalize"](), NAMES["small"]())
         return network, fit(
             network, train, val, epochs=3, batch_size=32, learning_rate=0.05, schedule=step_decay, flip=True, crop=1,
             seed=4, device="cpu", precision="float32",
