@@ -24,7 +24,7 @@ CHAPTER_4 = {  # gpu, cpu, smoke
     "data": ("imagenette", "imagenette", "shapes"),
     "network": ("resnet50", "resnet50", "resnet18"),
     "image_size": (224, 64, 32),
-    "shortest_side": (256, 80, 32),
+    "shortest_side": (320, 80, 32),
     "images": (9469, 2000, 128),
     "val_images": (3925, 1000, 60),
     "epochs": (20, 3, 2),
@@ -50,7 +50,7 @@ def train_chapter_4(scale: str = "auto", seed: int = 0, chapter: str = "depth/05
     run = f"a{processes.world_size()}-processes"
     history = fit(
         network, train, val, epochs=settings.epochs, learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size, flip=True, seed=seed,
+        batch_size=settings.batch_size, seed=seed,
         checkpoint=checkpoint_path(f"{settings.scale}-{run}", seed),
     )  # fmt: skip
     if processes.rank() == 0:
