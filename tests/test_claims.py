@@ -102,6 +102,14 @@ DEPTH_RUNS = (
 )  # fmt: skip
 
 
+FAMILY_RUNS = (
+    "a1-full-imagenet", "a2-quarter-cifar", "a3-quarter-imagenet", "a4-full-imagenet-gentle", "b1-advice",
+    "b2-no-decay", "b3-no-momentum", "b4-no-momentum-10", "b5-half-batch", "b6-half-batch-rate", "b7-bare",
+    "b8-constant", "b9-stays", "c1-cosine", "c2-one-cycle", "d1-few", "d2-decay", "d3-augmented", "d4-both",
+    "d5-many",
+)  # fmt: skip
+
+
 def errors(run, *names: str) -> list[float]:
     """Mean and spread of the training error of runs, in per cent."""
     return [value for name in names for value in (100 - run(name).train_accuracy, trained(run(name))[1])]
@@ -153,6 +161,16 @@ def means_and_spreads(run, *names: str) -> list[float]:
 
 def race_ends(run, name: str) -> list[float]:
     return means_and_spreads(lambda name: run(name, "race"), name)
+
+
+def mean_after(run: Run, epoch: int) -> float:
+    """Mean validation accuracy of a run after an epoch, in per cent."""
+    return 100 * sum(history[epoch - 1]["val_accuracy"] for history in run.rows["history"]) / len(run.rows)
+
+
+def by_seed(run: Run) -> list[float]:
+    """Validation accuracies in per cent, in the order of the seeds."""
+    return [100 * value for value in run.rows.sort_values("seed")["val_accuracy"]]
 
 
 def printed(root, chapter: str, pattern: str) -> list[float]:
@@ -633,6 +651,77 @@ SENTENCES = [
         "{:.1f} ± {:.1f} % with 56",
         lambda run: errors(run, "a-residual-20", "a-residual-32", "a-residual-56"),
     ),
+    all_minutes(FAMILY, *FAMILY_RUNS),
+    (FAMILY, "against {:.1f} ± {:.1f} % for the full advice", lambda run: means_and_spreads(run, "b1-advice")),
+    (FAMILY, "| weight decay 5e-4 | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b2-no-decay")),
+    (FAMILY, "| momentum 0.9 | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b3-no-momentum")),
+    (FAMILY, "ten times the rate brings {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b4-no-momentum-10")),
+    (FAMILY, "| batch 128, not 64 | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b5-half-batch")),
+    (FAMILY, "half the batch is better by {:.1f} points (deviations {:.1f})", difference("b5-half-batch", "b1-advice")),
+    (FAMILY, "and still by {:.1f} ({:.1f}) with half the rate", difference("b6-half-batch-rate", "b1-advice")),
+    (FAMILY, "| crop and flip | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b7-bare")),
+    (FAMILY, "it is {:.1f} points *higher*, within the spreads ({:.1f})", difference("b7-bare", "b1-advice")),
+    (FAMILY, "| lower the rate | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b8-constant")),
+    (FAMILY, "a constant rate loses {:.1f} points (deviations {:.1f})", difference("b1-advice", "b8-constant")),
+    (
+        FAMILY,
+        "It takes {:.0f} % more time",
+        lambda run: (100 * (run("b5-half-batch").seconds / run("b1-advice").seconds - 1),),
+    ),
+    (
+        FAMILY,
+        "the network has {:.1f} % of its training images and {:.1f} % of the others, a gap of {:.0f} points; with them "
+        "there is no gap at all ({:.1f} and {:.1f} %)",
+        lambda run: (
+            run("b7-bare").train_accuracy,
+            run("b7-bare").accuracy,
+            run("b7-bare").train_accuracy - run("b7-bare").accuracy,
+            run("b1-advice").train_accuracy,
+            run("b1-advice").accuracy,
+        ),
+    ),
+    (
+        FAMILY,
+        "Cosine ends at {:.1f} ± {:.1f} %, one-cycle at {:.1f} ± {:.1f} %, steps at {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "c1-cosine", "c2-one-cycle", "b1-advice"),
+    ),
+    (FAMILY, "The constant rate has {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b8-constant")),
+    (
+        FAMILY,
+        "After six epochs cosine is ahead with {:.0f} %, and one-cycle, whose rate is still near its peak, is last "
+        "with {:.0f} %",
+        lambda run: (mean_after(run("c1-cosine"), 6), mean_after(run("c2-one-cycle"), 6)),
+    ),
+    (
+        FAMILY,
+        "end at {:.1f} and {:.1f} %, where the same seeds have {:.1f} and {:.1f} % with the mended loop",
+        lambda run: [value for name in ("b9-stays", "b1-advice") for value in by_seed(run(name))[:2]],
+    ),
+    (FAMILY, "so it stays at {:.1f} %", lambda run: by_seed(run("b9-stays"))[2:]),
+    (
+        FAMILY,
+        "training images right and {:.1f} ± {:.1f} % of the others",
+        lambda run: means_and_spreads(run, "d1-few"),
+    ),
+    (FAMILY, "nor the result ({:.1f} ± {:.1f} %)", lambda run: means_and_spreads(run, "d2-decay")),
+    (
+        FAMILY,
+        "from {:.0f} points to {:.0f}, *and* help: {:.1f} ± {:.1f} %",
+        lambda run: (
+            *(run(name).train_accuracy - run(name).accuracy for name in ("d1-few", "d3-augmented")),
+            *means_and_spreads(run, "d3-augmented"),
+        ),
+    ),
+    (FAMILY, "than crop and flip alone ({:.1f} ± {:.1f} %)", lambda run: means_and_spreads(run, "d4-both")),
+    (
+        FAMILY,
+        "5,000 images bring {:.1f} ± {:.1f} %, a gap of {:.0f} points",
+        lambda run: (
+            *means_and_spreads(run, "d5-many"),
+            run("d5-many").train_accuracy - run("d5-many").accuracy,
+        ),
+    ),
+    (FAMILY, "and {:.1f} points more than the best remedy (deviations {:.1f})", difference("d5-many", "d3-augmented")),
     all_minutes(SEES, "a1-seven", "a2-three", "a3-dilated"),
     (SEES, "The main network ends at {:.1f} %", lambda run: (run("a1-seven").accuracy,)),
     all_minutes(DEVICES, "a1-processes", "a2-processes"),
@@ -674,6 +763,7 @@ OTHER = {
     WHICH: {"61.0 %", "62.0 %"},
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
     DEPTH: {"6.61 %", "6.37 %", "7.84 %", "8.75 %", "7.51 %", "6.97 %"},
+    FAMILY: {"86.8 to 87.0 %", "87 %", "87.0 %", "91.25 to 93.57 %", "93.57 %", "98.4 %", "79.2 %", "70 %", "69 %"},
     DEVICES: {"90 %"},
     SEES: {"79.1 %", "77.4 %", "21.5 %", "55.8 %", "53.0 %", "14.0 %"},  # each has a test of its own below
 }
@@ -681,7 +771,8 @@ OTHER = {
 
 @pytest.mark.parametrize(
     "chapter_name",
-    [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH, DEPTH, SEES, DEVICES],
+    [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH, DEPTH]
+    + [FAMILY, SEES, DEVICES],
 )
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
@@ -1125,6 +1216,53 @@ def test_without_norm_two_networks_are_undecided(runs):
     assert not worse(plain, zero) and not worse(zero, plain)
     assert 100 * plain.rows["train_accuracy"].min() < 13
     assert worse(plain, run("a-plain-20")) and worse(zero, run("a-residual-20"))
+
+
+def test_which_advice_held(runs):
+    """By the rule: momentum and a falling rate count, half the batch is better, decay and augmentation not seen."""
+    run = runs(FAMILY)
+    advice = run("b1-advice")
+    assert all(len(run(name).rows) == 3 for name in FAMILY_RUNS)
+    assert counts(advice, run("b3-no-momentum")) and counts(advice, run("b8-constant"))
+    assert advice.accuracy - run("b3-no-momentum").accuracy == pytest.approx(8, abs=0.5)
+    assert counts(run("b5-half-batch"), advice) and counts(run("b6-half-batch-rate"), advice)
+    for name in ("b2-no-decay", "b7-bare"):
+        assert run(name).accuracy > advice.accuracy and not counts(run(name), advice)
+    rival = run("b4-no-momentum-10")
+    gap = advice.accuracy - rival.accuracy
+    assert 0.9 < gap / (advice.spread + rival.spread) < 1  # just within
+    assert rival.accuracy - run("b3-no-momentum").accuracy > gap  # most of it
+
+
+def test_that_the_rate_comes_down_and_not_how(runs):
+    run = runs(FAMILY)
+    falling = [run(name) for name in ("b1-advice", "c1-cosine", "c2-one-cycle")]
+    assert not any(counts(one, other) for one in falling for other in falling)
+    assert all(counts(one, run("b8-constant")) for one in falling)
+    middle = [mean_after(one, 6) for one in (*falling, run("b8-constant"))]
+    assert max(middle) == middle[1] and min(middle) == middle[2]
+    assert mean_after(falling[0], 7) - mean_after(falling[0], 6) == pytest.approx(6, abs=0.5)
+
+
+def test_a_seed_is_lost_in_evaluation_mode(runs):
+    """Seed 2 has no finite loss from epoch 2 on; the others fall in epoch 2 and learn again."""
+    rows = runs(FAMILY)("b9-stays").rows.sort_values("seed")["history"]
+    for seed, history in enumerate(rows):
+        finite = [math.isfinite(row["train_loss"]) for row in history]
+        assert finite == [True] + [seed < 2] * 11
+    assert all(h[1]["train_accuracy"] < h[0]["train_accuracy"] < h[-1]["train_accuracy"] for h in rows[:2])
+
+
+def test_what_closes_the_gap(runs):
+    run = runs(FAMILY)
+    nothing, decay, augmented, together, many = (
+        run(name) for name in ("d1-few", "d2-decay", "d3-augmented", "d4-both", "d5-many")
+    )
+    assert nothing.train_accuracy > 99.95 and decay.train_accuracy > 99.95
+    assert not counts(nothing, decay) and counts(augmented, nothing) and counts(many, augmented)
+    assert augmented.accuracy - nothing.accuracy == pytest.approx(6, abs=0.5)
+    assert not counts(augmented, together) and augmented.accuracy > together.accuracy
+    assert many.first["epochs"] * 5000 == augmented.first["epochs"] * 1000  # images shown
 
 
 def test_what_each_depth_keeps(root):
