@@ -103,10 +103,17 @@ DEPTH_RUNS = (
 
 
 FAMILY_RUNS = (
-    "a1-full-imagenet", "a2-quarter-cifar", "a3-quarter-imagenet", "a4-full-imagenet-gentle", "b1-advice",
+    "a1-full-imagenet", "a2-quarter-cifar", "a3-quarter-imagenet", "a4-full-imagenet-slow", "a5-quarter-cifar-slow", "b1-advice",
     "b2-no-decay", "b3-no-momentum", "b4-no-momentum-10", "b5-half-batch", "b6-half-batch-rate", "b7-bare",
     "b8-constant", "b9-stays", "c1-cosine", "c2-one-cycle", "d1-few", "d2-decay", "d3-augmented", "d4-both",
     "d5-many",
+)  # fmt: skip
+
+
+FEW = ("50", "200", "1000")
+FOLDERS_RUNS = (
+    "a1-folder-resnet-18", "b1-uneven", "b2-weighted", "c1-imagenette",
+    *(f"{way}-{amount}" for way in ("d1-frozen", "d2-tuned", "d3-scratch") for amount in FEW),
 )  # fmt: skip
 
 
@@ -722,6 +729,40 @@ SENTENCES = [
         ),
     ),
     (FAMILY, "and {:.1f} points more than the best remedy (deviations {:.1f})", difference("d5-many", "d3-augmented")),
+    all_minutes(FOLDERS, *FOLDERS_RUNS),
+    (
+        FOLDERS,
+        "It ends at {:.1f} % on the validation pictures and {:.1f} % on its training pictures",
+        lambda run: both(run, "a1-folder-resnet-18"),
+    ),
+    (
+        FOLDERS,
+        "With 50 of each class: fine-tuned {:.1f} ± {:.1f} %, head only {:.1f} ± {:.1f} %, from scratch "
+        "{:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "d2-tuned-50", "d1-frozen-50", "d3-scratch-50"),
+    ),
+    (
+        FOLDERS,
+        "With 200: {:.1f} ± {:.1f} %, {:.1f} ± {:.1f} % and {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "d2-tuned-200", "d1-frozen-200", "d3-scratch-200"),
+    ),
+    (
+        FOLDERS,
+        "With 1,000: {:.1f} ± {:.1f} %, {:.1f} % and {:.1f} ± {:.1f} %. Fine-tuned and from scratch are **level** (the "
+        "difference, {:.1f} points,",
+        lambda run: (
+            *means_and_spreads(run, "d2-tuned-1000"),
+            run("d1-frozen-1000").accuracy,
+            *means_and_spreads(run, "d3-scratch-1000"),
+            run("d2-tuned-1000").accuracy - run("d3-scratch-1000").accuracy,
+        ),
+    ),
+    (
+        FOLDERS,
+        "has {:.1f} % of its training pictures right and was pushed to be surer and surer of them; it is as sure of "
+        "others, of which it has {:.1f} %",
+        lambda run: (run("d2-tuned-1000").train_accuracy, run("d2-tuned-1000").accuracy),
+    ),
     all_minutes(SEES, "a1-seven", "a2-three", "a3-dilated"),
     (SEES, "The main network ends at {:.1f} %", lambda run: (run("a1-seven").accuracy,)),
     all_minutes(DEVICES, "a1-processes", "a2-processes"),
@@ -764,6 +805,35 @@ OTHER = {
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
     DEPTH: {"6.61 %", "6.37 %", "7.84 %", "8.75 %", "7.51 %", "6.97 %"},
     FAMILY: {"86.8 to 87.0 %", "87 %", "87.0 %", "91.25 to 93.57 %", "93.57 %", "98.4 %", "79.2 %", "70 %", "69 %"},
+    FOLDERS: {  # each has a test of its own below, or is arithmetic, or the source's 93.23 %
+        "73.8 %",
+        "80.3 %",
+        "72.7 %",
+        "71.4 %",
+        "51.2 %",
+        "50.0 %",
+        "74.9 %",
+        "93.23 %",
+        "100 %",
+        "90.9 %",
+        "50 %",
+        "3.3 %",
+        "3.4 %",
+        "90.7 %",
+        "0.5 %",
+        "51.4 %",
+        "1.3 %",
+        "10.7 %",
+        "7.6 %",
+        "1.8 %",
+        "2.6 %",
+        "2.7 %",
+        "2.3 %",
+        "90 %",
+        "92.9 %",
+        "99.1 %",
+        "95.1 %",
+    },
     DEVICES: {"90 %"},
     SEES: {"79.1 %", "77.4 %", "21.5 %", "55.8 %", "53.0 %", "14.0 %"},  # each has a test of its own below
 }
@@ -772,7 +842,7 @@ OTHER = {
 @pytest.mark.parametrize(
     "chapter_name",
     [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH, DEPTH]
-    + [FAMILY, SEES, DEVICES],
+    + [FAMILY, FOLDERS, SEES, DEVICES],
 )
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
@@ -1263,6 +1333,83 @@ def test_what_closes_the_gap(runs):
     assert augmented.accuracy - nothing.accuracy == pytest.approx(6, abs=0.5)
     assert not counts(augmented, together) and augmented.accuracy > together.accuracy
     assert many.first["epochs"] * 5000 == augmented.first["epochs"] * 1000  # images shown
+
+
+def test_when_a_borrowed_body_helps(runs):
+    """With few pictures it counts, a head alone is no better at 200 and the last at 1,000; fine-tuned is level then."""
+    run = runs(FOLDERS)
+    frozen, tuned, scratch = (
+        {amount: run(f"{way}-{amount}") for amount in FEW} for way in ("d1-frozen", "d2-tuned", "d3-scratch")
+    )
+    assert all(len(one.rows) == 3 for way in (frozen, tuned, scratch) for one in way.values())
+    assert counts(frozen["50"], scratch["50"]) and counts(tuned["50"], frozen["50"])
+    assert tuned["50"].accuracy - scratch["50"].accuracy == pytest.approx(5, abs=0.5)
+    assert tuned["50"].accuracy - frozen["50"].accuracy == pytest.approx(1, abs=0.5)
+    assert counts(tuned["200"], scratch["200"])
+    assert not counts(scratch["200"], frozen["200"]) and scratch["200"].accuracy > frozen["200"].accuracy
+    assert not counts(tuned["1000"], scratch["1000"]) and counts(scratch["1000"], frozen["1000"])
+
+
+WAYS_TO_TEST = {
+    "right: evaluation mode, val": "The right figure is {:.1f} %",
+    "slip 1: evaluation mode, train": "**Slip 1** makes it {:.1f} %",
+    "slip 2: training mode, val, mixed batches of 32": "with mixed batches of 32 gives {:.1f} %",
+    "slip 2: training mode, val, mixed batches of 8": "Batches of 8 give {:.1f} %",
+    "slip 2: training mode, val, in the order of files": "and the same network has {:.1f} %",
+    "slip 2: training mode, val, one by one": "One by one it has {:.1f} %",
+    "both: training mode, train, mixed batches of 8": "as in the source, give {:.1f} %",
+}
+
+
+def test_what_a_wrong_test_says(root):
+    """Each wrong figure; slip 1 flatters by six and a half points."""
+    found = {way: printed(root, FOLDERS, rf"(?m)^{way} +([\d.]+) %$")[0] for way in WAYS_TO_TEST}
+    for way, told in WAYS_TO_TEST.items():
+        assert told.format(found[way]) in prose(root, FOLDERS), way
+    right, flattered, *wrong = found.values()
+    assert flattered - right == pytest.approx(6.5, abs=0.1)
+    assert sorted(wrong[:4], reverse=True) == wrong[:4] and right - wrong[0] < 2
+
+
+def test_uneven_classes(root):
+    """Recalls, accuracy and balanced accuracy of the three ways, as the table has them."""
+    number = r" +([\d.]+) ± ([\d.]+) %"
+    rows = {
+        way: printed(root, FOLDERS, rf"(?m)^{way}{4 * number}$") for way in ("as they come", "weighted", "corrected")
+    }
+    told = "finds {0:.1f} ± {1:.1f} % of the cats. Its accuracy at these shares is {4:.1f} ± {5:.1f} %, which"
+    text = prose(root, FOLDERS)
+    assert told.format(*rows["as they come"]) in text
+    assert "balanced accuracy, {6:.1f} ± {7:.1f} %, tells".format(*rows["as they come"]) in text
+    told = "it finds {0:.1f} ± {1:.1f} % of them and {2:.1f} ± {3:.1f} % of the dogs: balanced {6:.1f} ± {7:.1f} %"
+    assert told.format(*rows["weighted"]) in text
+    told = "it finds {0:.1f} ± {1:.1f} % and {2:.1f} ± {3:.1f} %: balanced {6:.1f} ± {7:.1f} %"
+    assert told.format(*rows["corrected"]) in text
+    assert f"({rows['weighted'][1]:.1f} against {rows['corrected'][1]:.1f} points)" in text
+    assert rows["as they come"][4] == pytest.approx(1000 / 11, abs=0.3)  # always saying "dog": 90.9 %
+    (weighted, spread), (corrected, other) = rows["weighted"][6:], rows["corrected"][6:]
+    assert corrected - weighted < spread + other
+
+
+def test_how_sure_it_is(root):
+    text = prose(root, FOLDERS)
+    for name, told in (
+        ("ResNet-18", "T = {:.1f}, and the error falls from {:.2f} to {:.2f}"),
+        ("fine-tuned", "T = {:.1f}, and one number takes the error from {:.2f} to {:.2f}"),
+    ):
+        found = printed(root, FOLDERS, rf"(?m)^{name} +T = ([\d.]+), error ([\d.]+), then ([\d.]+)$")
+        assert told.format(*found) in text
+
+
+def test_it_is_surer_of_churches(root):
+    (let_in,) = printed(root, FOLDERS, r"and lets in ([\d.]+) % of others")
+    assert f"that keeps 90 % of cats and dogs lets in {let_in:.1f} % of the others" in prose(root, FOLDERS)
+    assert let_in > 90
+    areas = [
+        printed(root, FOLDERS, rf"(?m)^{name}: area ([\d.]+)$")[0]
+        for name in ("fine-tuned", "head only", "from scratch")
+    ]
+    assert areas[0] < 0.5
 
 
 def test_what_each_depth_keeps(root):
