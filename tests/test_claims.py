@@ -103,10 +103,10 @@ DEPTH_RUNS = (
 
 
 FAMILY_RUNS = (
-    "a1-full-imagenet", "a2-quarter-cifar", "a3-quarter-imagenet", "a4-full-imagenet-slow", "a5-quarter-cifar-slow", "b1-advice",
-    "b2-no-decay", "b3-no-momentum", "b4-no-momentum-10", "b5-half-batch", "b6-half-batch-rate", "b7-bare",
-    "b8-constant", "b9-stays", "c1-cosine", "c2-one-cycle", "d1-few", "d2-decay", "d3-augmented", "d4-both",
-    "d5-many",
+    "a1-full-imagenet", "a2-quarter-cifar", "a3-quarter-imagenet", "a4-full-imagenet-slow", "a5-quarter-cifar-slow",
+    "b1-advice", "b2-no-decay", "b3-no-momentum", "b4-no-momentum-10", "b5-half-batch", "b6-half-batch-rate",
+    "b7-bare", "b8-constant", "b9-stays", "c1-cosine", "c2-one-cycle", "d1-few", "d2-decay", "d3-augmented",
+    "d4-both", "d5-many",
 )  # fmt: skip
 
 
@@ -659,6 +659,27 @@ SENTENCES = [
         lambda run: errors(run, "a-residual-20", "a-residual-32", "a-residual-56"),
     ),
     all_minutes(FAMILY, *FAMILY_RUNS),
+    (
+        FAMILY,
+        "the CIFAR stem ends at {:.1f} ± {:.1f} % and the ImageNet stem at {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "a2-quarter-cifar", "a3-quarter-imagenet"),
+    ),
+    (FAMILY, "That is {:.1f} points (deviations {:.1f})", difference("a2-quarter-cifar", "a3-quarter-imagenet")),
+    (
+        FAMILY,
+        "At 0.1 the wide network with the ImageNet stem has {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "a1-full-imagenet"),
+    ),
+    (
+        FAMILY,
+        "At 0.02 it has {:.1f} ± {:.1f} %, and the narrow one with the CIFAR stem {:.1f} ± {:.1f} %",
+        lambda run: means_and_spreads(run, "a4-full-imagenet-slow", "a5-quarter-cifar-slow"),
+    ),
+    (
+        FAMILY,
+        "The wide network takes {:.1f} times as long",
+        lambda run: (run("a1-full-imagenet").seconds / run("a2-quarter-cifar").seconds,),
+    ),
     (FAMILY, "against {:.1f} ± {:.1f} % for the full advice", lambda run: means_and_spreads(run, "b1-advice")),
     (FAMILY, "| weight decay 5e-4 | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b2-no-decay")),
     (FAMILY, "| momentum 0.9 | {:.1f} ± {:.1f} %", lambda run: means_and_spreads(run, "b3-no-momentum")),
@@ -770,6 +791,11 @@ SENTENCES = [
         DEVICES,
         "the run on one process has {:.1f} %, the one on two has {:.1f} %, one run each",
         lambda run: (run("a1-processes").accuracy, run("a2-processes").accuracy),
+    ),
+    (
+        DEVICES,
+        "One process took {:.0f} s, two took {:.0f} s",
+        lambda run: (run("a1-processes").seconds, run("a2-processes").seconds),
     ),
     all_minutes(WHICH, "a1-lenet", "a2-vgg"),
     (
@@ -1288,6 +1314,20 @@ def test_without_norm_two_networks_are_undecided(runs):
     assert worse(plain, run("a-plain-20")) and worse(zero, run("a-residual-20"))
 
 
+def test_the_stems(runs):
+    """At equal width the stem counts; at equal cost it hangs on the rate; a loss of 233 where guessing has 2.3."""
+    run = runs(FAMILY)
+    wide, narrow, same_stem, wide_slow, narrow_slow = (run(name) for name in FAMILY_RUNS[:5])
+    assert counts(narrow, same_stem) and counts(narrow, wide)
+    assert narrow.accuracy - wide.accuracy == pytest.approx(20, abs=2)
+    for one in (narrow, narrow_slow):
+        assert not counts(one, wide_slow) and not counts(wide_slow, one)
+    assert not counts(narrow, narrow_slow)  # it bears both rates
+    assert round(max(history[0]["val_loss"] for history in wide.rows["history"])) == 233
+    assert round(narrow.macs / same_stem.macs) == 13 and round(wide.parameters / narrow.parameters) == 16
+    assert abs(wide.macs / narrow.macs - 1) < 0.06
+
+
 def test_which_advice_held(runs):
     """By the rule: momentum and a falling rate count, half the batch is better, decay and augmentation not seen."""
     run = runs(FAMILY)
@@ -1409,7 +1449,9 @@ def test_it_is_surer_of_churches(root):
         printed(root, FOLDERS, rf"(?m)^{name}: area ([\d.]+)$")[0]
         for name in ("fine-tuned", "head only", "from scratch")
     ]
-    assert areas[0] < 0.5
+    assert all(area < 0.5 for area in areas)
+    assert "0.42 against 0.43" in prose(root, FOLDERS) and "(0.39)" in prose(root, FOLDERS)
+    assert areas == [0.43, 0.39, 0.42]
 
 
 def test_what_each_depth_keeps(root):
@@ -1491,20 +1533,21 @@ def test_blue_is_enough_for_a_parachute(root):
 
 
 def test_two_processes_bring_no_third_core(runs):
-    """The time is the same within a tenth."""
+    """The difference varies from run to run, in both directions; half of the time would be a gain."""
     one, two = (runs(DEVICES)(f"a{number}-processes") for number in (1, 2))
-    assert two.seconds / one.seconds == pytest.approx(1, abs=0.1)
+    assert 0.9 < two.seconds / one.seconds < 1.25
 
 
 def test_who_pays_for_the_exchange(root):
-    """AlexNet a quarter of its whole step or more, DenseNet hardly anything, ResNet-50 between, nearer to DenseNet."""
+    """AlexNet a quarter of its whole step or more, two about a tenth, ResNet-50 and DenseNet about a twentieth."""
     shares = {}
     for name in ("alexnet", "vgg11", "resnet18", "resnet50", "densenet"):
         pattern = rf"{name}: [\d.]+ MB, step ([\d.]+) s, with exchange ([\d.]+) s"
         without, whole = printed(root, DEVICES, pattern)
         shares[name] = (whole - without) / whole
     assert shares["alexnet"] == max(shares.values()) and shares["alexnet"] > 0.24
-    assert shares["densenet"] < 0.1 and shares["densenet"] < shares["resnet50"] < shares["alexnet"] / 2
+    assert shares["vgg11"] == pytest.approx(0.1, abs=0.03) == shares["resnet18"]
+    assert shares["resnet50"] == pytest.approx(0.05, abs=0.03) == shares["densenet"]
 
 
 def test_what_is_predicted_for_many_gpus():
