@@ -50,8 +50,9 @@ def confirm(root: Path, words: list[str] | None = None) -> int:
     """Compare the code that made stale records with the code as it is, and take over those that are the same.
 
     Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
-    epochs at most, on some drawn shapes). Where every figure of every run is equal, to the last digit, its records
-    count as made by the present code, and each notes the commit. What has other figures stays stale.
+    epochs at most, on some drawn shapes). A run whose every figure is equal, to the last digit, keeps its records: they
+    count as made by the present code, and each notes the commit. What has other figures stays stale. Runs that only
+    one of the versions has change nothing for the others.
 
     Raises:
         UserError: the code is not committed, so no later check could find it again.
@@ -74,19 +75,20 @@ def _confirm(root: Path, source: Source) -> int:
         try:
             before = _figures_at(root, source, commits, code)
             figures = figures or _figures(root, source)
-            difference = _difference(before, figures)
+            differences = {name: _difference(before, figures, name) for name in names}
         except UserError as error:
-            difference = str(error)
-        if difference:
-            tqdm.write(f"{source.name}: {len(names)} records stay stale: {difference}")
+            differences = dict.fromkeys(names, str(error))
+        for why in sorted(set(differences.values()) - {""}):
+            tqdm.write(f"{source.name}: {list(differences.values()).count(why)} records stay stale: {why}")
             status = 1
-            continue
+        same = [name for name, why in differences.items() if not why]
         confirmed = {"commit": _git(root, "rev-parse", "HEAD"), "code_before": code}
-        for name in names:
+        for name in same:
             path = root / "results" / source.folder / f"{name}.json"
             record = stale[name] | {"code": now, "confirmed": [*stale[name].get("confirmed", []), confirmed]}
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        tqdm.write(f"{source.name}: {len(names)} records confirmed")
+        if same:
+            tqdm.write(f"{source.name}: {len(same)} records confirmed")
     return status
 
 
@@ -148,7 +150,7 @@ def _figures_at(root: Path, source: Source, commits: list[str], code: str) -> di
 
 
 def _figures(root: Path, source: Source) -> dict[str, list]:
-    """The figures of a small run, seconds left out, by the name of the record."""
+    """The figures of a small run, seconds left out, by the name of the run: one list for each seed."""
     with tempfile.TemporaryDirectory() as folder:
         if error := source.run(root, Path(folder)):
             raise UserError(f"the code of {root} could not be run: {error}")
@@ -156,15 +158,19 @@ def _figures(root: Path, source: Source) -> dict[str, list]:
     found = {}
     for name, record in records.items():
         history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["history"]]
-        found[name] = [record["parameters"], record["macs"], record["data"], history]
+        figures = [name.rpartition("-seed")[2], record["parameters"], record["macs"], record["data"], history]
+        found.setdefault(_run(name), []).append(figures)
     return found
 
 
-def _difference(before: dict[str, list], now: dict[str, list]) -> str:
-    """What differs between two small runs; empty if nothing does."""
-    for name in sorted(before.keys() | now.keys()):
-        if name not in before or name not in now:
-            return f"the run {name} is in one of them only"
-        if before[name] != now[name]:
-            return f"{name} has other figures"
-    return "" if now else "nothing was recorded"
+def _run(name: str) -> str:
+    """The run of a record's name, which is scale-run-seedN."""
+    return name.partition("-")[2].rpartition("-seed")[0]
+
+
+def _difference(before: dict[str, list], now: dict[str, list], name: str) -> str:
+    """What differs between two small runs for a record of this name; empty if nothing does."""
+    run = _run(name)
+    if run not in before or run not in now:
+        return f"the run {run} is in one of them only"
+    return "" if before[run] == now[run] else f"{run} has other figures"

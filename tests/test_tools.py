@@ -191,8 +191,8 @@ def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed
             '"val_accuracy": 0.5001, "seconds": 0.5}',
             "other figures",
         ),
-        ('"parameters": 1', '"parameters": 2', "smoke-plain-seed0 has other figures"),
-        ("-plain-", "-other-", "smoke-other-seed0 is in one of them only"),
+        ('"parameters": 1', '"parameters": 2', "plain has other figures"),
+        ("-plain-", "-other-", "the run plain is in one of them only"),
         ("json.dumps(record)", "json.dumps(records)", "could not be run.*name 'records' is not defined"),
         (").write_text(", ").with_suffix('').write_text(", "is in one of them only"),
     ],
@@ -205,6 +205,25 @@ def test_confirm_refuses_what_trains_otherwise(published, committed, edit, capsy
     assert main(["confirm", "--chapters", "01"]) == 1
     assert re.search(f"part/01_first: 1 records stay stale: .*{told}", capsys.readouterr().out, re.S)
     assert path.read_text() == before and len(stale_records(published)) == 1
+
+
+def test_confirm_looks_at_each_run_by_itself(published, committed, edit, capsys):
+    """A run that is new changes nothing for the others; of two runs, the one with other figures stays stale."""
+    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    loop = 'for name in ("plain", "more"):\n    (folder / f"{scale}-{name}-seed{seed}.json")'
+    edit(first(published), 3, '(folder / f"{scale}-plain-seed{seed}.json")', loop)
+    committed()
+    assert main(["confirm", "--chapters", "01"]) == 0
+    assert "part/01_first: 1 records confirmed" in capsys.readouterr().out
+    other = path.with_name("cpu-more-seed0.json")
+    other.write_text(path.read_text())
+    figure = '.write_text(json.dumps(record | {"macs": 3 if name == "more" else 2}))'
+    edit(first(published), 3, ".write_text(json.dumps(record))", figure)
+    committed()
+    assert main(["confirm", "--chapters", "01"]) == 1
+    told = capsys.readouterr().out
+    assert "1 records stay stale: more has other figures" in told and "part/01_first: 1 records confirmed" in told
+    assert len(json.loads(path.read_text())["confirmed"]) == 2 and len(json.loads(other.read_text())["confirmed"]) == 1
 
 
 def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, capsys):
@@ -220,8 +239,9 @@ def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, c
 @pytest.mark.parametrize(("recipe", "epochs"), [("smoke", [1, 2]), ("mnist-98", [1])])
 def test_confirm_trains_a_recipe_of_the_race(recipe, epochs):
     first, again = (confirming._figures(ROOT, confirming._recipe(recipe)) for _ in range(2))
-    assert first == again and list(first) == [f"smoke-{recipe}-seed0"]
-    parameters, macs, data, history = first[f"smoke-{recipe}-seed0"]
+    assert first == again and list(first) == [recipe]
+    ((seed, parameters, macs, data, history),) = first[recipe]
+    assert seed == "0"
     assert [row["epoch"] for row in history] == epochs and data["train"] == 512 and parameters > 0 < macs
 
 
