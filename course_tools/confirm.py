@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def confirm(root: Path, words: list[str] | None = None) -> int:
     Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
     epochs at most, on some drawn shapes). A run whose every figure is equal, to the last digit, keeps its records: they
     count as made by the present code, and each notes the commit. What has other figures stays stale. Runs that only
-    one of the versions has change nothing for the others.
+    one of the versions has change nothing for the others. Nothing is run where the code that decides is the same
+    and only the rule has changed by which a fingerprint is taken.
 
     Raises:
         UserError: the code is not committed, so no later check could find it again.
@@ -73,9 +75,13 @@ def _confirm(root: Path, source: Source) -> int:
         names = [name for name, record in stale.items() if record["code"] == code]
         commits = sorted({stale[name].get("confirmed", [stale[name]])[-1]["commit"] for name in names})
         try:
-            before = _figures_at(root, source, commits, code)
-            figures = figures or _figures(root, source)
-            differences = {name: _difference(before, figures, name) for name in names}
+            with _made_by(root, source, commits, code) as then:
+                if source.code(then) == now:
+                    differences = dict.fromkeys(names, "")
+                else:
+                    before = _figures(then, source)
+                    figures = figures or _figures(root, source)
+                    differences = {name: _difference(before, figures, name) for name in names}
         except UserError as error:
             differences = dict.fromkeys(names, str(error))
         for why in sorted(set(differences.values()) - {""}):
@@ -135,18 +141,30 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _figures_at(root: Path, source: Source, commits: list[str], code: str) -> dict[str, list]:
-    """The figures of a small run of the code that made records, at the first of the commits that holds it."""
+@contextmanager
+def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Iterator[Path]:
+    """A checkout of the first of the commits that holds the code that made records."""
     for commit in commits:
         with tempfile.TemporaryDirectory() as folder:
             then = Path(folder) / "then"
             _git(root, "worktree", "add", "--detach", str(then), commit)
             try:
-                if source.code(then) == code:
-                    return _figures(then, source)
+                if code in (source.code(then), _code_by_its_rule(then, source)):
+                    yield then
+                    return
             finally:
                 _git(root, "worktree", "remove", "--force", str(then))
     raise UserError(f"no commit of {', '.join(commit[:7] for commit in commits)} holds the code that made them")
+
+
+def _code_by_its_rule(then: Path, source: Source) -> str:
+    """The fingerprint as a checkout's own course_tools take it."""
+    make = "_recipe" if source.folder == "race" else "_chapter"
+    name = source.name.removeprefix("race ")
+    program = f"from course_tools import confirm; print(confirm.{make}({name!r}).code(confirm.Path.cwd()))"
+    env = os.environ | {"PYTHONPATH": str(then)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=then, env=env, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def _figures(root: Path, source: Source) -> dict[str, list]:

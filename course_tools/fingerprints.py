@@ -101,7 +101,7 @@ def _definitions(package: Path) -> dict[str, list[ast.AST]]:
         if path.stem in SHOWS_ONLY:
             continue
         for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"))).body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            if isinstance(statement, (ast.Import, ast.ImportFrom)) or _for_programs(statement):
                 continue
             inner = [part.target for part in ast.walk(statement) if isinstance(part, ast.comprehension)]
             bound = {id(node) for target in inner for node in ast.walk(target)}  # inside a comprehension only
@@ -112,6 +112,11 @@ def _definitions(package: Path) -> dict[str, list[ast.AST]]:
             for name in names or {COUNTS}:  # a bare statement acts on everything
                 known.setdefault(name, []).append(statement)
     return known
+
+
+def _for_programs(statement: ast.AST) -> bool:
+    """Whether it is `if __name__ == "__main__":`, which does nothing where a module is imported."""
+    return isinstance(statement, ast.If) and "__name__" in _names(statement.test)
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:

@@ -54,6 +54,17 @@ def change(path, old, new):
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def test_what_a_module_does_as_a_program_trains_no_chapter(package, notebook):
+    """`if __name__ == "__main__":` does nothing on import; any other bare statement acts on everything."""
+    before = training_fingerprint(notebook, package)
+    path = package / "settings.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + '\nif __name__ == "__main__":\n    print(1)\n', encoding="utf-8")
+    assert training_fingerprint(notebook, package) == before
+    path.write_text(text + "\nif True:\n    print(1)\n", encoding="utf-8")
+    assert training_fingerprint(notebook, package) != before
+
+
 def test_a_copy_has_the_same_fingerprint(package, notebook):
     assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
 

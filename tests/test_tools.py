@@ -226,6 +226,34 @@ def test_confirm_looks_at_each_run_by_itself(published, committed, edit, capsys)
     assert len(json.loads(path.read_text())["confirmed"]) == 2 and len(json.loads(other.read_text())["confirmed"]) == 1
 
 
+def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committed, edit, monkeypatch, capsys):
+    """Records of another rule's fingerprint: kept if the commit's own rule gives it, and the code is the same."""
+    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "by another rule"}))
+    assert len(stale_records(published)) == 1 and main(["confirm", "--chapters", "01"]) == 1
+    assert "holds the code that made them" in capsys.readouterr().out
+    monkeypatch.setattr(confirming, "_code_by_its_rule", lambda then, source: "by another rule")
+    monkeypatch.setattr(confirming, "_figures", lambda *_: pytest.fail("it was run"))
+    assert main(["confirm", "--chapters", "01"]) == 0 and stale_records(published) == []
+    assert json.loads(path.read_text())["confirmed"][0]["code_before"] == "by another rule"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "by another rule"}))
+    edit(first(published), 3, "folder", "folder_again")
+    committed()
+    with pytest.raises(pytest.fail.Exception, match="it was run"):
+        main(["confirm", "--chapters", "01"])
+
+
+def test_a_commits_own_rule(tmp_path):
+    """The rule is that of the checkout, whatever is installed."""
+    (tmp_path / "course_tools").mkdir()
+    (tmp_path / "course_tools/__init__.py").touch()
+    rule = "from pathlib import Path\nclass _chapter:\n    def __init__(self, name): self.name = name\n"
+    rule += "    def code(self, root): return f'{self.name} of {root.name}'\n"
+    (tmp_path / "course_tools/confirm.py").write_text(rule)
+    source = confirming._chapter("part/01_first")
+    assert confirming._code_by_its_rule(tmp_path, source) == f"part/01_first of {tmp_path.name}"
+
+
 def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, capsys):
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
     assert main(["confirm"]) == 2  # not committed
