@@ -143,8 +143,12 @@ def _git(root: Path, *arguments: str) -> str:
 
 @contextmanager
 def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Iterator[Path]:
-    """A checkout of the first of the commits that holds the code that made records."""
-    for commit in commits:
+    """A checkout of the first of the commits that holds the code that made records.
+
+    A chapter may have been trained before its notebook was committed: so the commits of that notebook count, too.
+    """
+    later = _git(root, "rev-list", "--reverse", f"{commits[0]}..HEAD", "--", f"notebooks/{source.name}.ipynb")
+    for commit in dict.fromkeys([*commits, *later.split()]):
         with tempfile.TemporaryDirectory() as folder:
             then = Path(folder) / "then"
             _git(root, "worktree", "add", "--detach", str(then), commit)
