@@ -243,6 +243,21 @@ def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committ
         main(["confirm", "--chapters", "01"])
 
 
+def test_confirm_finds_a_notebook_that_was_committed_after_its_run(published, committed, edit, capsys):
+    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    record = json.loads(path.read_text())
+    before = first(published).read_text()
+    edit(first(published), 3, "0.5 + seed", "0.7 + seed")
+    older = committed()
+    first(published).write_text(before)
+    committed()
+    path.write_text(json.dumps(record | {"commit": older}))
+    edit(first(published), 3, "folder", "folder_again")
+    committed()
+    assert main(["confirm", "--chapters", "01"]) == 0 and stale_records(published) == []
+    assert "part/01_first: 1 records confirmed" in capsys.readouterr().out
+
+
 def test_a_commits_own_rule(tmp_path):
     """The rule is that of the checkout, whatever is installed."""
     (tmp_path / "course_tools").mkdir()
