@@ -53,7 +53,8 @@ def confirm(root: Path, words: list[str] | None = None) -> int:
     Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
     epochs at most, on some drawn shapes). A run whose every figure is equal, to the last digit, keeps its records: they
     count as made by the present code, and each notes the commit. What has other figures stays stale. Runs that only
-    one of the versions has change nothing for the others. Nothing is run where the code that decides is the same
+    one of the versions has change nothing for the others; a record whose run has another name at the smoke scale
+    needs all of them equal. Nothing is run where the code that decides is the same
     and only the rule has changed by which a fingerprint is taken.
 
     Raises:
@@ -153,7 +154,7 @@ def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Itera
             then = Path(folder) / "then"
             _git(root, "worktree", "add", "--detach", str(then), commit)
             try:
-                if code in (source.code(then), _code_by_its_rule(then, source)):
+                if code == source.code(then) or code == _code_by_its_rule(then, source):
                     yield then
                     return
             finally:
@@ -192,7 +193,11 @@ def _run(name: str) -> str:
 
 def _difference(before: dict[str, list], now: dict[str, list], name: str) -> str:
     """What differs between two small runs for a record of this name; empty if nothing does."""
-    run = _run(name)
-    if run not in before or run not in now:
-        return f"the run {run} is in one of them only"
-    return "" if before[run] == now[run] else f"{run} has other figures"
+    runs = before.keys() | now.keys()
+    runs = {_run(name)} & runs or runs  # a run that is named by a setting has another name at the smoke scale
+    for run in sorted(runs):
+        if run not in before or run not in now:
+            return f"the run {run} is in one of them only"
+        if before[run] != now[run]:
+            return f"{run} has other figures"
+    return "" if runs else "nothing was recorded"

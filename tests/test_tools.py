@@ -226,6 +226,18 @@ def test_confirm_looks_at_each_run_by_itself(published, committed, edit, capsys)
     assert len(json.loads(path.read_text())["confirmed"]) == 2 and len(json.loads(other.read_text())["confirmed"]) == 1
 
 
+@pytest.mark.parametrize(("now", "told"), [(1, ""), (2, "few-40 has other figures")])
+def test_confirm_of_a_run_that_a_setting_names(now, told):
+    """It has another name at the smoke scale: then all runs there must be equal."""
+    before = {"plain": [["0", 1]], "few-10": [["0", 1]], "few-40": [["0", 1]]}
+    after = before | {"few-40": [["0", now]]}
+    assert confirming._difference(before, after, "cpu-few-1000-seed0") == told
+    assert confirming._difference(before, after, "cpu-few-10-seed0") == ""
+    more = before | {"new": [["0", 1]]}
+    assert confirming._difference(before, more, "cpu-few-1000-seed0") == "the run new is in one of them only"
+    assert confirming._difference({}, {}, "cpu-plain-seed0") == "nothing was recorded"
+
+
 def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committed, edit, monkeypatch, capsys):
     """Records of another rule's fingerprint: kept if the commit's own rule gives it, and the code is the same."""
     path = published / "results/part/01_first/cpu-plain-seed0.json"
