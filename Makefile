@@ -12,14 +12,14 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats confirm golden check test race bench address clean
+.PHONY: help setup course book run publish repeats confirm golden check test race bench address rename clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | \
 	  awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo
-	@echo 'SCALE is smoke, cpu or gpu. CHAPTERS is a list such as "plain_cnn stem" or ladder/03; all if left out.'
+	@echo 'SCALE is smoke, page or source. CHAPTERS is a list such as "plain_cnn stem" or ladder/03; all if left out.'
 
 setup: $(STAMP) ## fill .venv with what the course needs (the other targets do it too)
 
@@ -38,10 +38,10 @@ course: setup ## execute every chapter on built-in data, then build the book
 book: setup ## build the book from the published notebooks
 	$(TOOLS) book
 
-run: setup ## execute chapters at a scale: make run SCALE=cpu CHAPTERS=plain_cnn
+run: setup ## execute chapters at a scale: make run SCALE=page CHAPTERS=plain_cnn
 	$(TOOLS) run --scale $(SCALE) $(CHOSEN)
 
-publish: setup ## run chapters at the cpu scale and store their outputs and records
+publish: setup ## run chapters at the page scale and store their outputs and records
 	$(TOOLS) publish $(CHOSEN)
 
 repeats: setup ## run chapters with further seeds and store their records: SEEDS=3
@@ -71,6 +71,9 @@ bench: setup ## measure the speed ratios that the course promises
 
 address: setup ## copy the repository's address from _config.yml to where it is used
 	$(TOOLS) address
+
+rename: setup ## give older records the names that the scales have today; figures stay
+	$(TOOLS) rename
 
 clean: ## remove build and .venv; data stays
 	rm -rf build .venv *.egg-info

@@ -18,9 +18,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     added = command("run", "execute chapters into build/runs; nothing stored changes", True)
-    added.add_argument("--scale", default="smoke", help="smoke (default), cpu or gpu")
+    added.add_argument("--scale", default="smoke", help="smoke (default), page or source")
     added.add_argument("--seed", type=int, default=0)
-    command("publish", "run chapters at the cpu scale and store outputs and records", True)
+    command("publish", "run chapters at the page scale and store outputs and records", True)
     added = command("repeats", "run chapters with further seeds and store their records", True)
     added.add_argument("--seeds", type=int, default=3, help="seeds in all, the published 0 included")
     command("confirm", "keep stale records whose code still trains the same, to the last digit", True)
@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     command("check", "say which outputs, records and golden runs are stale")
     added = command("address", "copy the repository's address from _config.yml to where it is used")
     added.add_argument("--check", action="store_true", help="only say which files differ")
+    command("rename", "give records and pages the names that the scales have today; figures stay")
     command("book", "build the book from the published notebooks")
     added = command("race", "train the recipes of chapter 5 and say when each mark was passed")
     added.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as imagenette-83; all if left out")
@@ -56,6 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             lines = [f"{file}: its address is not that of _config.yml. make address" for file in files]
             return _report(lines, "The address is the same everywhere.")
+        if options.command == "rename":
+            from course_tools.rename import rename
+
+            print("\n".join(rename(root)) or "Every scale has its name of today.")
+            return 0
         if options.command == "book":
             from course_tools.book import book
 

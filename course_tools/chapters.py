@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-SCALES = ("smoke", "cpu", "gpu")
+from course_utils.settings import SCALES, scale_name
 
 
 class UserError(Exception):
@@ -68,6 +68,7 @@ def _short_names(chapter: str) -> list[str]:
 
 def check_scale(scale: str) -> str:
     """The scale itself; raises UserError, naming the valid ones, if it is none of them."""
+    scale = scale_name(scale)
     if scale not in SCALES:
         raise UserError(f"{scale!r} is not a scale. Valid: {', '.join(SCALES)}.")
     return scale

@@ -140,7 +140,8 @@ def _each(chapters: list[str], work) -> int:
 
 def run(root: Path, scale: str, words: list[str] | None = None, seed: int = 0) -> int:
     """Execute chapters into build/runs/<scale>; notebooks and published records stay as they are."""
-    folder = root / "build/runs" / check_scale(scale)
+    scale = check_scale(scale)
+    folder = root / "build/runs" / scale
     status = _each(
         choose_chapters(root, words),
         lambda chapter: execute(root, chapter, scale, seed, folder / f"{chapter}.ipynb", folder / "results"),
@@ -189,7 +190,7 @@ def take_outputs(source, executed):
 
 
 def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
-    """Run at the cpu scale with records in a folder of its own; `accept` takes them if all went well.
+    """Run at the page scale with records in a folder of its own; `accept` takes them if all went well.
 
     The folder starts with the published records, but for those of this chapter that are stale.
     """
@@ -200,10 +201,10 @@ def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
         training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
         for name, record in records_of(results, chapter).items():
             if record["seed"] == seed or record["code"] != training:
-                if record["scale"] == "cpu":
+                if record["scale"] == "page":
                     (results / chapter / f"{name}.json").unlink()
         before = set(records_of(results, chapter))
-        outcome = execute(root, chapter, "cpu", seed, output, results)
+        outcome = execute(root, chapter, "page", seed, output, results)
         if not outcome.error:
             try:
                 accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)
@@ -213,7 +214,7 @@ def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
 
 
 def publish(root: Path, words: list[str] | None = None) -> int:
-    """Run chapters at the cpu scale, seed 0; store outputs in notebooks/ and records in results/.
+    """Run chapters at the page scale, seed 0; store outputs in notebooks/ and records in results/.
 
     A chapter that fails leaves both as they were. Records of the chapter that another version of its
     training code made are removed.
@@ -230,7 +231,7 @@ def publish(root: Path, words: list[str] | None = None) -> int:
                 for output in cell.get("outputs", []):
                     _shrink_photograph(output)
             notebook.metadata["course"] = {
-                "scale": "cpu",
+                "scale": "page",
                 "seed": 0,
                 "code": fingerprint(source),
                 "records": names,
@@ -253,7 +254,7 @@ def publish(root: Path, words: list[str] | None = None) -> int:
 
 
 def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
-    """Run chapters again with seeds 1 to seeds - 1 at the cpu scale; only adds records to results/.
+    """Run chapters again with seeds 1 to seeds - 1 at the page scale; only adds records to results/.
 
     What is recorded already by the code as it is, is not run again.
     """
@@ -263,7 +264,7 @@ def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
 
         def work(chapter: str, seed: int = seed) -> Outcome:
             training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
-            current = [r for r in records_of(root / "results", chapter, "cpu-*").values() if r["code"] == training]
+            current = [r for r in records_of(root / "results", chapter, "page-*").values() if r["code"] == training]
             there = {r["run"] for r in current if r["seed"] == seed}
             if there and there == {r["run"] for r in current if r["seed"] == 0}:
                 return Outcome(chapter, "done", 0, "recorded already")

@@ -51,16 +51,16 @@ def _records(root: Path, chapter: str, training: str, listed: list[str]) -> list
     for name, record in records.items():
         where = f"results/{chapter}/{name}.json"
         way_out = f"make publish CHAPTERS={chapter}"
-        if record["scale"] == "cpu" and record["seed"] != 0:
+        if record["scale"] == "page" and record["seed"] != 0:
             way_out = f"make repeats CHAPTERS={chapter} SEEDS={record['seed'] + 1}"
-        elif record["scale"] != "cpu":
+        elif record["scale"] != "page":
             way_out = f"Run the chapter at the {record['scale']} scale again, or delete the record."
         if record["code"] != training:
             problems.append(
                 f"{where}: the chapter's training code, or what it uses of course_utils, has changed since it "
                 f"was made. {way_out}"
             )
-        if record["scale"] == "cpu" and record["seed"] == 0 and name not in listed:
+        if record["scale"] == "page" and record["seed"] == 0 and name not in listed:
             problems.append(f"{where}: the published run did not write it. {way_out}")
     return problems
 

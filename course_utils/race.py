@@ -168,7 +168,7 @@ def race(recipe: Recipe, seed: int = 0, device: str = "auto") -> pd.DataFrame:
         device: as in `fit`.
     """
     chosen = choose_device(device)
-    scale = "smoke" if recipe.data == "shapes" else "gpu" if chosen.type == "cuda" else "cpu"
+    scale = "smoke" if recipe.data == "shapes" else "page"
     start = time.perf_counter()
     train, val = load_data(recipe.data, recipe.stored_size, recipe.stored_size)
     loading = time.perf_counter() - start

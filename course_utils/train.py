@@ -1,7 +1,7 @@
 """The ladder's ResNet-50, trained by a program: one process as it stands, several with torchrun.
 
-    python -m course_utils.train --scale cpu
-    torchrun --standalone --nproc-per-node 2 -m course_utils.train --scale cpu
+    python -m course_utils.train --scale page
+    torchrun --standalone --nproc-per-node 2 -m course_utils.train --scale page
 
 On several machines, each runs the same command, without --standalone but with --nnodes 2 and
 --rdzv-endpoint HOST:PORT, where HOST is the first of them. The checkpoint must lie where all can read it.
@@ -20,7 +20,7 @@ from course_utils.records import checkpoint_path, save_record
 from course_utils.settings import choose_scale
 from course_utils.training import choose_device, fit
 
-CHAPTER_4 = {  # gpu, cpu, smoke
+CHAPTER_4 = {  # source, page, smoke
     "data": ("imagenette", "imagenette", "shapes"),
     "network": ("resnet50", "resnet50", "resnet18"),
     "image_size": (224, 64, 32),
@@ -62,7 +62,7 @@ def train_chapter_4(scale: str = "auto", seed: int = 0, chapter: str = "depth/05
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default="auto", help="auto, gpu, cpu or smoke")
+    parser.add_argument("--scale", default="auto", help="auto, source, page or smoke")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:

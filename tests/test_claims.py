@@ -45,7 +45,7 @@ DEPTH, FAMILY, FOLDERS, SEES, DEVICES = (
 
 @pytest.fixture(scope="module")
 def records(root) -> pd.DataFrame:
-    return load_records("cpu", directory=root / "results")
+    return load_records("page", directory=root / "results")
 
 
 class Run:

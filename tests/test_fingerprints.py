@@ -81,7 +81,7 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
         ("data", 'name == "imagenette" else Path', 'name == "imagenet" else Path'),
         ("data", "9469", "9468"),  # a constant
         ("networks", "nn.init.zeros_(self.branch", "nn.init.ones_(self.branch"),
-        ("settings", '"gpu" if torch.cuda.is_available() else "cpu"', '"cpu"'),
+        ("settings", '"page" if scale == "auto" else', '"smoke" if scale == "auto" else'),
         ("summary", "model.parameters()", "model.buffers()"),
         ("training", "from __future__ import annotations\n", "from __future__ import annotations\nimport this\nA()\n"),
     ],

@@ -275,12 +275,12 @@ def test_an_unknown_recipe(folders):
 
 
 def test_stale_races_are_told(folders):
-    path = folders / "results" / "race" / "cpu-imagenette-83-seed1.json"
+    path = folders / "results" / "race" / "page-imagenette-83-seed1.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"run": "imagenette-83", "seed": 1, "code": "old"}))
-    path.with_name("cpu-gone-seed0.json").write_text(json.dumps({"run": "gone", "seed": 0, "code": "old"}))
+    path.with_name("page-gone-seed0.json").write_text(json.dumps({"run": "gone", "seed": 0, "code": "old"}))
     gone, stale = check_races(folders)
-    assert gone == "results/race/cpu-gone-seed0.json: there is no recipe of that name. Delete it."
+    assert gone == "results/race/page-gone-seed0.json: there is no recipe of that name. Delete it."
     assert "has changed since it was made. make race RECIPES=imagenette-83 SEEDS=2 RECORD=1" in stale
 
 

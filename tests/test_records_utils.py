@@ -130,9 +130,9 @@ def test_records_stand_in_order_of_chapter_run_and_seed(trained):
 def test_records_of_one_chapter_one_scale_and_another_directory(trained, tmp_path, results):
     save(trained, "ladder/01_plain_cnn")
     path = save(trained, "ladder/03_stem")
-    shutil.copy(path, path.with_name("gpu-a2-norm-seed0.json"))
+    shutil.copy(path, path.with_name("source-a2-norm-seed0.json"))
     assert len(load_records("smoke")) == 2
-    assert len(load_records("gpu")) == 1
+    assert len(load_records("source")) == 1
     assert load_records("smoke", "ladder/03_stem")["chapter"].tolist() == ["ladder/03_stem"]
     assert load_records("smoke", "ladder/02_residual_block").empty
     results.rename(tmp_path / "elsewhere")
@@ -142,9 +142,9 @@ def test_records_of_one_chapter_one_scale_and_another_directory(trained, tmp_pat
 
 def write(results, run, seed, accuracy, seconds=10.0, chapter="ladder/01_plain_cnn"):
     """Write a record by hand, with what the scoreboard needs."""
-    path = results / chapter / f"cpu-{run}-seed{seed}.json"
+    path = results / chapter / f"page-{run}-seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"chapter": chapter, "run": run, "label": f"label of {run}", "scale": "cpu", "seed": seed}
+    record = {"chapter": chapter, "run": run, "label": f"label of {run}", "scale": "page", "seed": seed}
     record |= {"parameters": 395674, "macs": 20646400, "seconds": seconds, "val_accuracy": accuracy}
     path.write_text(json.dumps(record))
 
@@ -154,7 +154,7 @@ def test_the_scoreboard(results):
     for seed, accuracy, seconds in ((0, 0.70, 11.0), (1, 0.71, 10.0), (2, 0.74, 13.5)):
         write(results, "a2", seed, accuracy, seconds)
     write(results, "a4", 0, 0.8216, chapter="ladder/03_stem")
-    table = scoreboard("cpu")
+    table = scoreboard("page")
     columns = ["chapter", "network", "parameters", "MACs", "training", "validation accuracy"]
     assert list(table.columns) == columns
     # mean 71.666..., sample deviation sqrt((1.667^2 + 0.667^2 + 2.333^2) / 2) = 2.0817
@@ -163,18 +163,18 @@ def test_the_scoreboard(results):
         ["01_plain_cnn", "label of a2", "395,674", "20.6 M", "10.0 s", "71.7 ± 2.1 % (3 seeds)"],
         ["03_stem", "label of a4", "395,674", "20.6 M", "10.0 s", "82.2 % (one run)"],
     ]
-    assert scoreboard("cpu", "ladder/03_stem")["network"].tolist() == ["label of a4"]
+    assert scoreboard("page", "ladder/03_stem")["network"].tolist() == ["label of a4"]
 
 
 def test_the_scoreboard_as_far_as_a_chapter(results):
     for chapter in ("ladder/01_plain_cnn", "ladder/03_stem", "ladder/05_how_fast", "depth/01_why", "race"):
         write(results, "a1", 0, 0.1, chapter=chapter)
-    assert scoreboard("cpu", upto="ladder/04_bottleneck")["chapter"].tolist() == ["01_plain_cnn", "03_stem"]
-    assert scoreboard("cpu", upto="depth/01_why")["chapter"].tolist() == ["01_why"]
+    assert scoreboard("page", upto="ladder/04_bottleneck")["chapter"].tolist() == ["01_plain_cnn", "03_stem"]
+    assert scoreboard("page", upto="depth/01_why")["chapter"].tolist() == ["01_why"]
 
 
 def test_the_scoreboard_without_records():
-    table = scoreboard("gpu")
+    table = scoreboard("source")
     assert len(table) == 0
     assert list(table.columns) == ["chapter", "network", "parameters", "MACs", "training", "validation accuracy"]
 

@@ -37,7 +37,7 @@ def test_chapters_have_short_names(toy):
 
 def test_unknown_scale_and_chapter_end_with_2_and_the_valid_names(toy, capsys):
     assert main(["run", "--scale", "huge"]) == 2
-    assert "'huge' is not a scale. Valid: smoke, cpu, gpu" in capsys.readouterr().err
+    assert "'huge' is not a scale. Valid: source, page, smoke" in capsys.readouterr().err
     assert main(["run", "--chapters", "07"]) == 2
     assert f"Valid: {FIRST}, {SECOND}" in capsys.readouterr().err
 
@@ -62,14 +62,14 @@ def test_a_failing_chapter_is_shown_and_the_others_run(toy, edit, capsys):
 
 def test_a_failing_chapter_is_not_published(published, edit):
     results = published / "results/part/01_first"
-    record = (results / "cpu-plain-seed0.json").read_text()
+    record = (results / "page-plain-seed0.json").read_text()
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
     edit(first(published), 4, "HTML(", "undefined_name(")
     before = first(published).read_text()
     assert runs.publish(published, ["01"]) == 1
     assert first(published).read_text() == before
-    assert [path.name for path in results.iterdir()] == ["cpu-plain-seed0.json"]
-    assert (results / "cpu-plain-seed0.json").read_text() == record
+    assert [path.name for path in results.iterdir()] == ["page-plain-seed0.json"]
+    assert (results / "page-plain-seed0.json").read_text() == record
 
 
 def test_published_notebook_is_the_source_with_outputs(toy):
@@ -82,10 +82,10 @@ def test_published_notebook_is_the_source_with_outputs(toy):
     assert not any(word in text for word in ("papermill", "iopub", "injected", '"execution"'))
     assert [c.execution_count for c in notebook.cells if c.cell_type == "code"] == [1, 2, 3, 4, 5]
     assert notebook.metadata["course"] == {
-        "scale": "cpu",
+        "scale": "page",
         "seed": 0,
         "code": fingerprint(source),
-        "records": ["cpu-plain-seed0"],
+        "records": ["page-plain-seed0"],
     }
 
 
@@ -93,22 +93,22 @@ def test_repeats_only_add_records(published):
     before = first(published).read_text()
     assert runs.repeats(published, ["01"], seeds=3) == 0
     names = sorted(path.stem for path in (published / "results/part/01_first").iterdir())
-    assert names == ["cpu-plain-seed0", "cpu-plain-seed1", "cpu-plain-seed2"]
+    assert names == ["page-plain-seed0", "page-plain-seed1", "page-plain-seed2"]
     assert first(published).read_text() == before and check(published) == []
 
 
 def test_repeats_do_not_run_again_what_is_recorded(published, edit, capsys):
     folder = published / "results/part/01_first"
     assert runs.repeats(published, ["01"], seeds=2) == 0
-    before = (folder / "cpu-plain-seed1.json").stat().st_mtime_ns
+    before = (folder / "page-plain-seed1.json").stat().st_mtime_ns
     capsys.readouterr()
     assert runs.repeats(published, ["01"], seeds=3) == 0
     assert "recorded already" in capsys.readouterr().out
-    assert (folder / "cpu-plain-seed1.json").stat().st_mtime_ns == before
-    assert (folder / "cpu-plain-seed2.json").is_file()
+    assert (folder / "page-plain-seed1.json").stat().st_mtime_ns == before
+    assert (folder / "page-plain-seed2.json").is_file()
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
     assert runs.repeats(published, ["01"], seeds=2) == 0
-    assert json.loads((folder / "cpu-plain-seed1.json").read_text())["val_accuracy"] == pytest.approx(0.71)
+    assert json.loads((folder / "page-plain-seed1.json").read_text())["val_accuracy"] == pytest.approx(0.71)
 
 
 @pytest.mark.parametrize(("noise", "kind"), [(True, "image/jpeg"), (False, "image/png")])
@@ -140,7 +140,7 @@ def test_new_training_code_makes_records_stale(published, edit):
     assert f"seed0.json: {stale} make publish CHAPTERS={FIRST}" in problems
     assert f"seed1.json: {stale} make repeats CHAPTERS={FIRST} SEEDS=2" in problems
     assert runs.publish(published, ["01"]) == 0 and runs.golden(published, ["01"]) == 0
-    assert not (published / "results/part/01_first/cpu-plain-seed1.json").exists()
+    assert not (published / "results/part/01_first/page-plain-seed1.json").exists()
     assert check(published) == []
 
 
@@ -168,7 +168,7 @@ def stale_records(root):
 
 
 def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed, edit, capsys):
-    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path = published / "results/part/01_first/page-plain-seed0.json"
     before = json.loads(path.read_text())
     for number in (1, 2):  # twice: the second time, the code of the first is what is compared
         edit(first(published), 3, "folder", "folder_again")
@@ -198,7 +198,7 @@ def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed
     ],
 )
 def test_confirm_refuses_what_trains_otherwise(published, committed, edit, capsys, old, new, told):
-    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path = published / "results/part/01_first/page-plain-seed0.json"
     before = path.read_text()
     edit(first(published), 3, old, new)
     committed()
@@ -209,13 +209,13 @@ def test_confirm_refuses_what_trains_otherwise(published, committed, edit, capsy
 
 def test_confirm_looks_at_each_run_by_itself(published, committed, edit, capsys):
     """A run that is new changes nothing for the others; of two runs, the one with other figures stays stale."""
-    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path = published / "results/part/01_first/page-plain-seed0.json"
     loop = 'for name in ("plain", "more"):\n    (folder / f"{scale}-{name}-seed{seed}.json")'
     edit(first(published), 3, '(folder / f"{scale}-plain-seed{seed}.json")', loop)
     committed()
     assert main(["confirm", "--chapters", "01"]) == 0
     assert "part/01_first: 1 records confirmed" in capsys.readouterr().out
-    other = path.with_name("cpu-more-seed0.json")
+    other = path.with_name("page-more-seed0.json")
     other.write_text(path.read_text())
     figure = '.write_text(json.dumps(record | {"macs": 3 if name == "more" else 2}))'
     edit(first(published), 3, ".write_text(json.dumps(record))", figure)
@@ -231,16 +231,16 @@ def test_confirm_of_a_run_that_a_setting_names(now, told):
     """It has another name at the smoke scale: then all runs there must be equal."""
     before = {"plain": [["0", 1]], "few-10": [["0", 1]], "few-40": [["0", 1]]}
     after = before | {"few-40": [["0", now]]}
-    assert confirming._difference(before, after, "cpu-few-1000-seed0") == told
-    assert confirming._difference(before, after, "cpu-few-10-seed0") == ""
+    assert confirming._difference(before, after, "page-few-1000-seed0") == told
+    assert confirming._difference(before, after, "page-few-10-seed0") == ""
     more = before | {"new": [["0", 1]]}
-    assert confirming._difference(before, more, "cpu-few-1000-seed0") == "the run new is in one of them only"
-    assert confirming._difference({}, {}, "cpu-plain-seed0") == "nothing was recorded"
+    assert confirming._difference(before, more, "page-few-1000-seed0") == "the run new is in one of them only"
+    assert confirming._difference({}, {}, "page-plain-seed0") == "nothing was recorded"
 
 
 def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committed, edit, monkeypatch, capsys):
     """Records of another rule's fingerprint: kept if the commit's own rule gives it, and the code is the same."""
-    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path = published / "results/part/01_first/page-plain-seed0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "by another rule"}))
     assert len(stale_records(published)) == 1 and main(["confirm", "--chapters", "01"]) == 1
     assert "holds the code that made them" in capsys.readouterr().out
@@ -256,7 +256,7 @@ def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committ
 
 
 def test_confirm_finds_a_notebook_that_was_committed_after_its_run(published, committed, edit, capsys):
-    path = published / "results/part/01_first/cpu-plain-seed0.json"
+    path = published / "results/part/01_first/page-plain-seed0.json"
     record = json.loads(path.read_text())
     before = first(published).read_text()
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
@@ -301,13 +301,13 @@ def test_confirm_trains_a_recipe_of_the_race(recipe, epochs):
 
 
 def test_missing_and_unknown_files_are_problems(published):
-    record = published / "results/part/01_first/cpu-plain-seed0.json"
-    record.rename(record.with_name("cpu-other-seed0.json"))
+    record = published / "results/part/01_first/page-plain-seed0.json"
+    record.rename(record.with_name("page-other-seed0.json"))
     golden = published / "tests/golden/part/01_first.ipynb"
     golden.rename(golden.with_name("03_gone.ipynb"))
     problems = "\n".join(check(published))
-    assert "cpu-plain-seed0.json: is missing. make publish CHAPTERS=part/01_first" in problems
-    assert "cpu-other-seed0.json: the published run did not write it" in problems
+    assert "page-plain-seed0.json: is missing. make publish CHAPTERS=part/01_first" in problems
+    assert "page-other-seed0.json: the published run did not write it" in problems
     assert "tests/golden/part/01_first.ipynb: is missing. make golden" in problems
     assert "tests/golden/part/03_gone.ipynb: belongs to no chapter" in problems
 
