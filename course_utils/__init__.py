@@ -7,11 +7,14 @@ survey's networks), `charts` (TensorBoard), `processes` and `train` (several pro
 """
 
 from course_utils import networks, plots, processes, records, survey
+from course_utils.checkpoints import CheckpointError
 from course_utils.data import DataError, ImageData, load_data, load_folder, make_shapes
+from course_utils.evaluation import evaluate, predict
+from course_utils.optimizers import muon
 from course_utils.records import load_records, save_record, scoreboard
 from course_utils.settings import Settings, choose_scale
 from course_utils.summary import count, summarize
-from course_utils.training import CheckpointError, evaluate, fit, muon, predict
+from course_utils.training import fit
 
 __all__ = [
     "CheckpointError",

@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils.data import ImageData, load_data
+from course_utils.evaluation import choose_device
 from course_utils.networks import ResidualBlock, ResNet, conv_norm, head
+from course_utils.optimizers import muon
 from course_utils.records import checkpoint_path, save_record
 from course_utils.settings import Settings
-from course_utils.training import choose_device, fit, muon
+from course_utils.training import fit
 
 REFERENCE_GFLOPS = 90.0  # the machine for which the marks give their times
 

@@ -16,9 +16,10 @@ import torch
 
 from course_utils import networks, processes
 from course_utils.data import load_data
+from course_utils.evaluation import choose_device
 from course_utils.records import checkpoint_path, save_record
 from course_utils.settings import choose_scale
-from course_utils.training import choose_device, fit
+from course_utils.training import fit
 
 CHAPTER_4 = {  # source, page, smoke
     "data": ("imagenette", "imagenette", "shapes"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +19,32 @@ from tqdm import tqdm
 
 from course_utils import processes
 from course_utils.charts import Charts
+from course_utils.checkpoints import (
+    CheckpointError,
+    checkpoint_file,
+    code_digest,
+    name_of,
+    network_code,
+    plain,
+    resume,
+    save,
+    weights_digest,
+)
+from course_utils.checks import (
+    check_class_weights,
+    check_images,
+    check_network,
+    check_options,
+    check_output,
+    make_optimizers,
+    make_schedule,
+)
 from course_utils.data import ImageData
+from course_utils.evaluation import choose_device, choose_precision, evaluate
+from course_utils.optimizers import one_cycle
 from course_utils.records import provenance
-from course_utils.summary import evaluation_mode, least_size
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says why, and the file is left as it is."""
+SGD = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}  # of `fit`, unless given
 
 
 def keep_memory() -> None:
@@ -43,135 +62,78 @@ def keep_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = processes.own_gpu() if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+@dataclass
+class Run:
+    """What one training needs beside its images.
 
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type in which convolutions are computed; weights stay float32.
-
-    "auto" is bfloat16 where the processor or GPU has instructions for it (on two CPU cores that
-    had them it doubled the speed), float16 on other GPUs, float32 elsewhere.
-    """
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
-        else:
-            capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-            fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-            precision = "bfloat16" if fast else "float32"
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"unknown precision '{precision}': choose auto, float32, bfloat16 or float16")
-    return getattr(torch, precision)
-
-
-def predict(
-    model: nn.Module,
-    data: ImageData,
-    batch_size: int = 256,
-    device: str = "auto",
-    precision: str = "auto",
-) -> torch.Tensor:
-    """Return the logits (N, classes), float32 on the CPU, in the order of the data.
-
-    The network is put into evaluation mode for this and back afterwards.
-    """
-    device = choose_device(device)
-    dtype = choose_precision(precision, device)
-    model = model.to(device, memory_format=torch.channels_last)
-    with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, device=device)])
-
-
-def evaluate(model: nn.Module, data: ImageData, batch_size: int = 256, **options: str) -> dict[str, float]:
-    """Return {"loss", "accuracy"}: cross-entropy and the share of right answers (0..1) over all images."""
-    logits = predict(model, data, batch_size, **options)
-    right = (logits.argmax(1) == data.labels).float().mean()
-    return {"loss": F.cross_entropy(logits, data.labels).item(), "accuracy": right.item()}
-
-
-class Muon(torch.optim.Muon):
-    """PyTorch's Muon for convolutions: a weight (out, in, k, k) is trained as the matrix (out, in * k * k).
-
-    Momentum gives a direction; a few matrix products then make its singular values nearly equal, so that
-    no direction dominates. Source: Jordan et al. 2024.
-
-    Args:
-        weights: of convolutions, in the memory layout that they keep.
-        lr: the learning rate; 0.05 is a good start, whatever the width.
-        options: of `torch.optim.Muon`.
+    Attributes:
+        model: the network; `trained` is the same, or the one that all processes share the gradients of.
+        averaged: a running mean of the weights, or None.
+        optimizers, schedules: one schedule for each optimizer.
+        scaler: keeps float16's gradients from vanishing; does nothing for other numbers.
+        steps: batches in an epoch.
     """
 
-    def __init__(self, weights: Iterable[nn.Parameter], lr: float = 0.05, **options):
-        matrices = []
-        for weight in weights:
-            # a view of the weight, in the order in which it lies in memory: what changes one changes the other
-            order = (0, 2, 3, 1) if weight.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
-            matrix = weight.detach().permute(order).flatten(1).requires_grad_()
-            weight.register_post_accumulate_grad_hook(partial(_share_gradient, matrix, order))
-            matrices.append(matrix)
-        super().__init__(matrices, lr, **options)
+    model: nn.Module
+    trained: nn.Module
+    averaged: AveragedModel | None
+    optimizers: list[torch.optim.Optimizer]
+    schedules: list[torch.optim.lr_scheduler.LRScheduler]
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    dtype: torch.dtype
+    class_weights: torch.Tensor | None
+    label_smoothing: float
+    classes: int
+    epochs: int
+    steps: int
 
 
-def _share_gradient(matrix: torch.Tensor, order: tuple[int, ...], weight: nn.Parameter) -> None:
-    matrix.grad = weight.grad.permute(order).flatten(1)
+def _train_epoch(run: Run, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], epoch: int, bar: tqdm) -> dict:
+    """Train on each batch once, as chapter 1's loop does; return the epoch's row of the history so far."""
+    run.model.train()
+    start, loss_sum, weight_sum, right, seen = time.perf_counter(), 0.0, 0, 0, 0
+    for number, (x, y) in enumerate(islice(batches, run.steps), 1):
+        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+            output = run.trained(x)
+        if number == 1:  # in training mode it may be another than the one that was tried before
+            check_output(output, (len(x), run.classes))
+        logits = output.float()
+        loss = F.cross_entropy(logits, y, run.class_weights, label_smoothing=run.label_smoothing)
+        value, rate = loss.item(), run.schedules[0].get_last_lr()[0]
+        _check_loss(value, rate, epoch, number)
+        run.model.zero_grad()
+        weight = len(y) if run.class_weights is None else run.class_weights[y].sum().item()
+        run.scaler.scale(processes.fair_loss(loss, weight)).backward()
+        for optimizer in run.optimizers:
+            run.scaler.step(optimizer)
+        run.scaler.update()
+        _step_all(run.schedules, epoch, run.epochs, number, run.steps)
+        if run.averaged is not None:
+            run.averaged.update_parameters(run.model)
+        loss_sum, weight_sum = loss_sum + value * weight, weight_sum + weight
+        right, seen = right + (logits.argmax(1) == y).sum().item(), seen + len(y)
+        bar.update()
+    seconds = time.perf_counter() - start
+    loss_sum, weight_sum, right, seen = processes.sum_over_processes(loss_sum, weight_sum, right, seen)
+    row = {"epoch": epoch, "learning_rate": rate, "train_loss": loss_sum / weight_sum, "train_accuracy": right / seen}
+    return row | {"seconds": seconds}
 
 
-def muon(
-    model: nn.Module, rate: float = 0.05, other_rate: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4
-) -> list[torch.optim.Optimizer]:
-    """Return `Muon` for the convolutions behind the first, SGD for everything else, for `fit`.
-
-    Args:
-        model: already in its memory layout, as `fit` has it.
-        rate: of the convolutions.
-        other_rate: of the first convolution (if it is trained), the norms and the head, where Muon has no place.
-        momentum: of both.
-        weight_decay: of the first convolution and the head.
-    """
-    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
-    heads = [weight for weight in model.parameters() if weight.dim() == 2]
-    norms = [weight for weight in model.parameters() if weight.dim() < 2]
-    others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
-    return [
-        torch.optim.SGD(others, other_rate, momentum, nesterov=True),
-        Muon(convolutions, rate, momentum=momentum, weight_decay=0.0, ns_steps=3),
-    ]
+def _validate(judged: nn.Module, own: ImageData, count: int, device: torch.device, precision: str) -> dict:
+    """Judge a network by all validation images, of which this process has its own part."""
+    result = evaluate(judged, own, device=str(device), precision=precision)
+    loss, right = processes.sum_over_processes(len(own) * result["loss"], len(own) * result["accuracy"])
+    return {"val_loss": loss / count, "val_accuracy": right / count}
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule: up from 1/25 of the rate in the first 30 % of all steps, then down to nearly nothing.
-
-    Momentum goes the other way, 0.05 above its value at both ends and as much below it at the peak. Source: Smith 2018.
-    """
-    group = optimizer.param_groups[0]
-    momentum = group["betas"][0] if "betas" in group else group["momentum"]
-    swing = min(0.05, momentum, 1 - momentum)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=steps,
-        base_momentum=round(momentum - swing, 4),
-        max_momentum=round(momentum + swing, 4),
-    )
-
-
-def constant(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule: the same rate in every step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-
-
-def cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule: down from the full rate to nothing along half a cosine. Source: Loshchilov and Hutter 2017."""
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
-
-def step_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule: the full rate, a tenth of it after 5/9 of all steps, a hundredth after 7/9."""
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [steps * 5 // 9, steps * 7 // 9])
+def _check_loss(value: float, rate: float, epoch: int, batch: int) -> None:
+    if not value < float("inf"):
+        raise FloatingPointError(
+            f"the loss became {value} in epoch {epoch}, batch {batch}, at a learning rate of "
+            f"{rate:.3g}. Try a tenth of the learning rate, add normalisation, or "
+            "look for images or labels that are not finite numbers."
+        )
 
 
 def fit(
@@ -180,10 +142,10 @@ def fit(
     val: ImageData,
     *,
     epochs: int,
-    learning_rate: float = 0.05,
+    learning_rate: float | None = None,
     batch_size: int = 128,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
     optimizers: Callable[[nn.Module], Sequence[torch.optim.Optimizer]] | None = None,
     schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] = one_cycle,
     label_smoothing: float = 0.0,
@@ -204,10 +166,13 @@ def fit(
     Columns: epoch, learning_rate (of the epoch's last batch), train_loss and train_accuracy (means over
     images, while training), val_loss, val_accuracy (0..1), seconds (training only).
 
-    Args:
-        model: (N, 3, H, W) to (N, classes). It is trained in place.
-        train, val: images of one size with the same classes.
-        learning_rate, momentum, weight_decay: of SGD; the rate is the peak of the schedule.
+    Args, what is trained:
+        model: (N, C, H, W) to (N, classes). It is trained in place.
+        train, val: images with the same classes and channels.
+    Args, how:
+        epochs, batch_size: how often each image is seen, and how many make a step.
+        learning_rate, momentum, weight_decay: of SGD, 0.05, 0.9 and 5e-4 unless given; the rate is the peak of the
+            schedule.
         optimizers: makes others than SGD, each with its own peak rates, such as `muon`.
         schedule: how the rates change over all steps: `one_cycle`, `cosine`, `step_decay`, `constant`.
         label_smoothing: the share of each target that is spread over all classes (Szegedy et al. 2016).
@@ -218,20 +183,25 @@ def fit(
         image_sizes: the size in pixels at which each epoch trains, one number an epoch (Howard 2018).
         seed: decides the order of the images and their augmentation; weights are drawn before.
         flip, crop, zoom: augmentation, see `ImageData.batches`.
+    Args, where:
         device, precision: "auto", or a name.
-        checkpoint: a file that is written after each epoch. If it is there already, training goes on
-            from it and ends with the same weights as a run that was never interrupted.
+        checkpoint: a file .pt that is written after each epoch. If it is there already, training goes on
+            from it and ends with the same weights as a run that was never interrupted. Any other path is a
+            folder, in which each training has a file of its own, named by a digest of what decides it.
         charts: a folder for TensorBoard's live charts and pictures; nothing where TensorBoard is not installed.
 
     Started by torchrun, every process calls this with the same arguments and trains on its part of each batch.
     All end with the same weights and history; process 0 alone prints, draws and writes the checkpoint, which all
     read when the run goes on. Each norm sees its own process's images only.
 
-    Ctrl-C ends the training and returns the history of the finished epochs. A last batch of one
-    image a process is left out, since batch norm needs two.
+    Ctrl-C stops the cell. With a checkpoint, the same cell goes on after the last finished epoch when it is run
+    again; until then the network has the weights that it came with. A last batch of one image a process is left
+    out, since batch norm needs two.
+
+    `history.attrs` holds "provenance", "epochs" (how many were asked for) and "checkpoint" (its file).
 
     Raises:
-        ValueError: network and data do not fit together.
+        ValueError: an argument is of a wrong kind, or network and data do not fit together.
         FloatingPointError: the loss is not a finite number any more.
         CheckpointError: the checkpoint cannot be read, or is of another run.
         ProcessError: processes do not find each other, or one of them has ended.
@@ -241,46 +211,66 @@ def fit(
     dtype = choose_precision(precision, device)
     if device.type == "cpu":
         keep_memory()
-    image_sizes = list(image_sizes or [train.image_size] * epochs)
+    sgd = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    if optimizers and any(value is not None for value in sgd.values()):
+        raise ValueError("learning_rate, momentum and weight_decay are SGD's: beside optimizers they would do nothing")
+    sgd = {name: SGD[name] if value is None else plain(value) for name, value in sgd.items()}
+    options = {
+        "epochs": plain(epochs), "batch_size": plain(batch_size), "seed": plain(seed), "average": plain(average),
+        "label_smoothing": plain(label_smoothing), "flip": plain(flip), "crop": plain(crop), "zoom": plain(zoom),
+    }  # fmt: skip
+    check_options(options | sgd)
+    epochs, batch_size, seed, average, label_smoothing, flip, crop, zoom = options.values()
+    image_sizes = [train.image_size] * epochs if image_sizes is None else plain(list(image_sizes))
     if len(image_sizes) != epochs:
         raise ValueError(f"image_sizes has {len(image_sizes)} sizes for {epochs} epochs: give one for each")
-    _check_fit(model, train, val, device, min(image_sizes))
+    class_weights = check_class_weights(class_weights, len(train.classes))
+    check_images(train, val, batch_size)
+    for size in sorted({*image_sizes, val.image_size}):
+        check_network(model, val, device, size)
+
     model.to(device, memory_format=torch.channels_last)
-    if optimizers is None:
-        chosen = [torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)]
-    else:
-        chosen = optimizers(model)
+    bare = getattr(model, "_orig_mod", model)  # a compiled network shares its weights with the one in it
+    chosen = make_optimizers(optimizers or (lambda network: [_make_sgd(network, **sgd)]), model)
     part = (processes.rank(), processes.world_size())
     steps = len(train) // batch_size + (len(train) % batch_size >= 2 * part[1])
-    schedules = [schedule(optimizer, epochs * steps) for optimizer in chosen]
+    schedules = [make_schedule(schedule, optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    parts = {"model": model, "scaler": scaler}
+    averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True) if average else None
+    parts = {"model": bare, "scaler": scaler}
     parts |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(chosen)}
     parts |= {f"schedule {number}": schedule for number, schedule in enumerate(schedules)}
-    judged = model
-    if average:
-        judged = parts["average"] = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+    parts |= {"average": averaged} if average else {}
     torch.manual_seed(seed)
     rows: list[dict] = []
-    origin = provenance(device, dtype)
-    shapes = [list(value.shape) for value in model.state_dict().values()]
-    run = {
-        "network": f"{model} {shapes}", "data": train.name, "images": [len(train), len(val)],
-        "image_size": train.image_size, "epochs": epochs, "learning_rate": learning_rate,
-        "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay, "seed": seed,
-        "optimizers": [repr(optimizer) for optimizer in chosen],
-        "label_smoothing": label_smoothing, "average": average, "image_sizes": image_sizes,
-        "flip": flip, "crop": crop, "zoom": zoom, "precision": str(dtype), "schedule": schedule.__name__,
-        "class_weights": None if class_weights is None else class_weights.tolist(), "processes": part[1],
-    }  # fmt: skip
-    alone, own_val = part[0] == 0, val.part(*part)
-    if checkpoint is not None and Path(checkpoint).exists():
-        rows, origin = _resume(Path(checkpoint), parts, run, alone)
+    origin, alone, file = provenance(device, dtype), part[0] == 0, None
+    if checkpoint is not None:
+        identity = {
+            "network": f"{bare} {[list(value.shape) for value in bare.state_dict().values()]}",
+            "code of the network": network_code(bare), "first weights": weights_digest(bare),
+            "frozen": [name for name, weight in bare.named_parameters() if not weight.requires_grad],
+            "classes": train.classes, "images": [len(train), len(val)], "image_size": train.image_size,
+            "training images": train.digest(), "validation images": val.digest(),
+            **options, **sgd,
+            "optimizers": [repr(optimizer) for optimizer in chosen], "schedule": name_of(schedule),
+            "image_sizes": image_sizes, "precision": str(dtype), "class_weights": plain(class_weights),
+            "processes": part[1], "code of the schedule": code_digest(schedule),
+            "code of the training": code_digest(_train_epoch, _validate, ImageData, *map(type, chosen)),
+        }  # fmt: skip
+        file = checkpoint_file(checkpoint, identity, alone)
+        first = {name: value.clone() for name, value in bare.state_dict().items()}
+        if file.exists():
+            rows, origin = resume(file, parts, identity, device)
+            if alone:
+                done = f"Going on after epoch {len(rows)} of {epochs}" if len(rows) < epochs else "Trained already"
+                print("\n".join([f"{done}, from {file.name}:", *(_line(row, epochs) for row in rows)]))
     if processes.sum_over_processes(len(rows))[0] != len(rows) * part[1]:
-        raise CheckpointError(f"only some of the {part[1]} processes found {checkpoint}: put it where all can read it")
-    if class_weights is not None:
-        class_weights = class_weights.to(device)
-    trained, drawn = processes.parallel(model), Charts(charts if alone else None, len(rows))
+        raise CheckpointError(f"only some of the {part[1]} processes found {file}: put it where all can read it")
+    class_weights = class_weights.to(device) if class_weights is not None else None
+    run = Run(model, processes.parallel(model), averaged, chosen, schedules, scaler, device, dtype, class_weights,
+              label_smoothing, len(train.classes), epochs, steps)  # fmt: skip
+    judged, own_val = averaged or model, val.part(*part)
+    drawn = Charts(charts if alone else None, len(rows))
 
     quiet = {} if alone else {"disable": True}
     bar = tqdm(total=epochs * steps, initial=len(rows) * steps, leave=False, file=sys.stdout, unit="batch", **quiet)
@@ -288,68 +278,51 @@ def fit(
         for epoch in range(len(rows) + 1, epochs + 1):
             # an order of its own for each epoch, so that a resumed run needs no memory of earlier ones
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-            model.train()
-            start, loss_sum, weight_sum, right, seen = time.perf_counter(), 0.0, 0, 0, 0
             batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1], part)
-            for number, (x, y) in enumerate(batches, 1):
-                if number > steps:
-                    break
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    logits = trained(x).float()
-                loss = F.cross_entropy(logits, y, class_weights, label_smoothing=label_smoothing)
-                value, rate = loss.item(), schedules[0].get_last_lr()[0]
-                if not value < float("inf"):
-                    raise FloatingPointError(
-                        f"the loss became {value} in epoch {epoch}, batch {number}, at a learning rate of "
-                        f"{rate:.3g}. Try a tenth of the learning rate, add normalisation, or "
-                        "look for images or labels that are not finite numbers."
-                    )
-                model.zero_grad()
-                weight = len(y) if class_weights is None else class_weights[y].sum().item()
-                scaler.scale(processes.fair_loss(loss, weight)).backward()
-                for optimizer in chosen:
-                    scaler.step(optimizer)
-                scaler.update()
-                _step_all(schedules, epoch, epochs, number, steps)
-                if average:
-                    judged.update_parameters(model)
-                loss_sum, weight_sum = loss_sum + value * weight, weight_sum + weight
-                right, seen = right + (logits.argmax(1) == y).sum().item(), seen + len(y)
-                bar.update()
-            seconds = time.perf_counter() - start
-            processes.average_statistics(judged)
-            result = evaluate(judged, own_val, device=str(device), precision=precision)
-            loss_sum, weight_sum, right, seen = processes.sum_over_processes(loss_sum, weight_sum, right, seen)
-            own = len(own_val)
-            val_loss, val_right = processes.sum_over_processes(own * result["loss"], own * result["accuracy"])
-            rows.append({
-                "epoch": epoch, "learning_rate": rate,
-                "train_loss": loss_sum / weight_sum, "train_accuracy": right / seen,
-                "val_loss": val_loss / len(val), "val_accuracy": val_right / len(val), "seconds": seconds,
-            })  # fmt: skip
+            row = _train_epoch(run, batches, epoch, bar)
+            seconds = row.pop("seconds")
+            for network in [model, averaged] if average else [model]:
+                processes.average_statistics(network)
+            rows.append(row | _validate(judged, own_val, len(val), device, precision) | {"seconds": seconds})
             if alone:
-                if checkpoint is not None:
-                    _save(Path(checkpoint), parts, run, rows, origin)
+                if file is not None:
+                    save(file, parts, identity, rows, origin, device)
                 tqdm.write(_line(rows[-1], epochs))
                 drawn.add(rows[-1], judged, val, device)
     except KeyboardInterrupt:
-        print(f"Stopped by hand after {len(rows)} of {epochs} epochs.")
+        told = "Give fit a checkpoint, and a run that was stopped can go on."
+        if file is not None:
+            bare.load_state_dict(first)
+            told = f"Run this cell again to go on after epoch {len(rows)}; till then the network has its first weights."
+        bar.close()
+        print(f"Stopped by hand after {len(rows)} of {epochs} epochs. {told}")
+        raise
     except torch.OutOfMemoryError as error:
-        raise RuntimeError(
-            f"the GPU's memory is too small for batches of {batch_size} images of {train.image_size} px: "
-            f"try batch_size={max(1, batch_size // 2)} and restart the kernel"
-        ) from error
+        raise RuntimeError(_too_large("the GPU's", batch_size, train.image_size) + " and restart the kernel") from error
     except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise RuntimeError(_too_large("the computer's", batch_size, train.image_size)) from error
         processes.explain_error(error)
         raise
     finally:
         bar.close()
         drawn.close()
     if average:
-        model.load_state_dict(judged.module.state_dict())
+        bare.load_state_dict(averaged.module.state_dict())
     history = pd.DataFrame(rows)
-    history.attrs = {"provenance": origin}
+    history.attrs = {"provenance": origin, "epochs": epochs, "checkpoint": None if file is None else str(file)}
     return history
+
+
+def _make_sgd(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)
+
+
+def _too_large(whose: str, batch_size: int, image_size: int) -> str:
+    return (
+        f"{whose} memory is too small for batches of {batch_size} images of {image_size} px: "
+        f"try batch_size={max(1, batch_size // 2)}"
+    )
 
 
 def _step_all(schedules: list, epoch: int, epochs: int, batch: int, steps: int) -> None:
@@ -371,86 +344,3 @@ def _line(row: dict, epochs: int) -> str:
         f"{row['train_accuracy']:.1%}  validation loss {row['val_loss']:.3f}, accuracy "
         f"{row['val_accuracy']:.1%}  {row['seconds']:.1f} s"
     ).replace("%", " %")
-
-
-def _check_fit(model: nn.Module, train: ImageData, val: ImageData, device: torch.device, image_size: int) -> None:
-    """Try the network on two images, so that a mismatch is told before any time is spent."""
-    if train.classes != val.classes:
-        raise ValueError(f"train has the classes {train.classes}, val has {val.classes}: they must be the same")
-    if len(train) < 2:
-        raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
-    if len(val) < processes.world_size():
-        raise ValueError(f"there are {len(val)} validation images for {processes.world_size()} processes")
-    if len(train.classes) < 2:
-        raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
-    channels = train.images.shape[1]
-    x = torch.zeros(2, channels, image_size, image_size, device=device)
-    try:
-        with evaluation_mode(model.to(device)):
-            shape = tuple(model(x).shape)
-    except RuntimeError as error:
-        if "channels, but got" in str(error):
-            raise ValueError(
-                f"the images have {channels} channel{'s' * (channels > 1)}, and the network expects another number "
-                f"({error}). Make the network with in_channels={channels}."
-            ) from error
-        least = least_size(model, channels)
-        if least is None or least == image_size:
-            raise  # not a matter of size
-        advice = f"it takes {least} px or more. Use larger images, or fewer layers of stride 2."
-        if "shapes cannot be multiplied" in str(error):
-            advice = f"it is made for {least} px. Make it with image_size={image_size}."
-        kind = "too small" if least > image_size else "too large"
-        raise ValueError(f"images of {image_size} px are {kind} for this network: {advice}") from error
-    if shape != (len(x), len(train.classes)):
-        raise ValueError(
-            f"the network gives {shape} for {len(x)} images, but the data has {len(train.classes)} classes: "
-            f"it must give ({len(x)}, {len(train.classes)}). Set num_classes={len(train.classes)}."
-        )
-
-
-def _save(path: Path, parts: dict, run: dict, rows: list[dict], origin: dict) -> None:
-    """Write a checkpoint so that the file is complete at every moment: beside it, then in its place."""
-    state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"run": run, "history": rows, "provenance": origin, "random": torch.get_rng_state()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part_path = path.with_name(f"{path.name}.part")
-    with open(part_path, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part_path, path)
-
-
-def _resume(path: Path, parts: dict, run: dict, tell: bool) -> tuple[list[dict], dict]:
-    """Load a checkpoint into model, optimizer, schedule and scaler; return its history and its origin."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # what there was when checkpoints did not name it
-        found = {"schedule": one_cycle.__name__, "class_weights": None, "processes": 1} | state["run"]
-        differs = [name for name in run if found.get(name) != run[name]]
-        absent = {*parts, "history", "provenance", "random"} - state.keys()
-        if absent and ("network" not in found or not differs):
-            raise KeyError(absent)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a whole checkpoint ({type(error).__name__}): it was cut off or is another kind of "
-            "file. It is left as it is. Move it away to start anew, or put a good copy in its place."
-        ) from error
-    if differs:
-        told = ", ".join(
-            name if name in ("network", "optimizers") else f"{name} {found.get(name)} instead of {run[name]}"
-            for name in differs
-        )
-        raise CheckpointError(
-            f"{path} is of another run: {told}. It is left as it is. Give this run a file of its own, or move "
-            "that one away to start anew."
-        )
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    torch.set_rng_state(state["random"])
-    rows, epochs = state["history"], run["epochs"]
-    done = f"Going on after epoch {len(rows)} of {epochs}" if len(rows) < epochs else "Trained already"
-    if tell:
-        print("\n".join([f"{done}, from {path.name}:", *(_line(row, epochs) for row in rows)]))
-    return rows, state["provenance"]

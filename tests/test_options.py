@@ -7,8 +7,8 @@ import torch
 from helpers import new_tiny_network, same_state
 from torch.nn import functional as F
 
-from course_utils import ImageData, evaluate, fit, make_shapes
-from course_utils.training import constant, cosine, one_cycle, step_decay
+from course_utils import ImageData, checkpoints, evaluate, fit, make_shapes, training
+from course_utils.optimizers import constant, cosine, one_cycle, step_decay
 
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
 UNEVEN = ImageData(TRAIN.images, torch.arange(70) // 60, ["many", "few"], "uneven")
@@ -79,7 +79,9 @@ def test_class_weights_weigh_the_loss():
     weights = UNEVEN.class_weights()
     options = {"epochs": 1, "batch_size": 70, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
     ours, by_hand = (new_tiny_network(num_classes=2) for _ in range(2))
-    history = fit(ours, UNEVEN, UNEVEN, schedule=constant, class_weights=weights, device="cpu", **options)
+    history = fit(
+        ours, UNEVEN, UNEVEN, schedule=constant, class_weights=weights, device="cpu", precision="float32", **options
+    )
     by_hand.to(memory_format=torch.channels_last).train()
     x, y = next(UNEVEN.batches(70, torch.Generator().manual_seed(1)))
     losses = F.cross_entropy(by_hand(x), y, reduction="none")
@@ -92,7 +94,9 @@ def test_class_weights_weigh_the_loss():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert history["train_loss"][0] == pytest.approx(loss.item(), rel=1e-5)
     # judged without weights
-    assert history["val_loss"][0] == pytest.approx(evaluate(ours, UNEVEN, device="cpu")["loss"], rel=1e-5)
+    assert history["val_loss"][0] == pytest.approx(
+        evaluate(ours, UNEVEN, device="cpu", precision="float32")["loss"], rel=1e-5
+    )
 
 
 def test_other_class_weights_are_another_run(tmp_path):
@@ -138,18 +142,21 @@ def test_charts_change_nothing(tmp_path):
 
 def test_charts_go_on_with_a_run_that_was_interrupted(tmp_path, monkeypatch):
     """What the interrupted epochs wrote stands there once."""
-    real, calls = ImageData.batches, []
-
-    def interrupted(self, *arguments, **options):
-        calls.append(self)
-        if len([data for data in calls if data is TRAIN]) == 2:
-            raise KeyboardInterrupt
-        return real(self, *arguments, **options)
-
     options = {"epochs": 3, "checkpoint": tmp_path / "run.pt", "charts": tmp_path / "charts"}
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageData, "batches", interrupted)
-        assert len(train(**options)[1]) == 1
+    real, left = training.evaluate, [None, KeyboardInterrupt]
+
+    def interrupted(*arguments, **options):
+        if error := left.pop(0):
+            raise error
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "code_digest", lambda *_: "the same")
+        patch.setattr(training, "code_digest", lambda *_: "the same")
+        patch.setattr(training, "evaluate", interrupted)
+        train(**options)
+    monkeypatch.setattr(training, "code_digest", lambda *_: "the same")
+    monkeypatch.setattr(checkpoints, "code_digest", lambda *_: "the same")
     assert len(train(**options)[1]) == 3
     assert [epoch for epoch, _ in events(tmp_path / "charts")["validation loss"]] == [1, 2, 3]
 
