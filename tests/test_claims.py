@@ -2,7 +2,7 @@
 
 `SENTENCES` holds each sentence with a measured number: it must stand in the chapter word for word, with
 the number taken from the records. What is claimed without a number has a test of its own, at the end. A
-percentage that is neither in `SENTENCES` nor among the figures that the source reported fails.
+percentage that is neither in `SENTENCES` nor among the figures that others reported fails.
 """
 
 import math
@@ -442,7 +442,7 @@ SENTENCES = [
     ),
     (
         VGG,
-        "Ours ended at {:.1f} % with the source's start and at {:.1f} % with batch norm",
+        "Ours ended at {:.1f} % with Li's start and at {:.1f} % with batch norm",
         lambda run: [run(name).accuracy for name in ("a1-xavier", "b2-norm")],
     ),
     minutes(NIN, *NIN_RUNS),
@@ -800,7 +800,7 @@ SENTENCES = [
     all_minutes(WHICH, "a1-lenet", "a2-vgg"),
     (
         WHICH,
-        "VGG ends at {:.1f} % with the common recipe. In chapter 2 it ended at {:.1f} % with the source's",
+        "VGG ends at {:.1f} % with the common recipe. In chapter 2 it ended at {:.1f} % with Li's",
         lambda run: (run("a2-vgg").accuracy, run("b2-norm", VGG).accuracy),
     ),
     (
@@ -817,7 +817,7 @@ def test_a_number_in_the_prose_is_the_recorded_one(root, records, chapter_name, 
     assert told in prose(root, chapter_name), f"{chapter_name} should say: {told}"
 
 
-# what is no measurement of ours: figures that the source reported, and plain arithmetic
+# what is no measurement of ours: figures that papers and tutorials reported, and plain arithmetic
 OTHER = {
     CNN: {"50 %", "10 %"},
     WAIST: {"83.13 %"},
@@ -831,7 +831,7 @@ OTHER = {
     DENSENET: {"74.58 %", "75.19 %", "81.63 %"},
     DEPTH: {"6.61 %", "6.37 %", "7.84 %", "8.75 %", "7.51 %", "6.97 %"},
     FAMILY: {"86.8 to 87.0 %", "87 %", "87.0 %", "91.25 to 93.57 %", "93.57 %", "98.4 %", "79.2 %", "70 %", "69 %"},
-    FOLDERS: {  # each has a test of its own below, or is arithmetic, or the source's 93.23 %
+    FOLDERS: {  # each has a test of its own below, or is arithmetic, or the 93.23 % of Hatim's tutorial
         "73.8 %",
         "80.3 %",
         "72.7 %",
@@ -1397,7 +1397,7 @@ WAYS_TO_TEST = {
     "slip 2: training mode, val, mixed batches of 8": "Batches of 8 give {:.1f} %",
     "slip 2: training mode, val, in the order of files": "and the same network has {:.1f} %",
     "slip 2: training mode, val, one by one": "One by one it has {:.1f} %",
-    "both: training mode, train, mixed batches of 8": "as in the source, give {:.1f} %",
+    "both: training mode, train, mixed batches of 8": "as in Hatim's tutorial, give {:.1f} %",
 }
 
 
