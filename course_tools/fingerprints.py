@@ -1,8 +1,11 @@
-"""Fingerprints of code: is what is stored still what this code makes?"""
+"""Fingerprints of code: is what is stored still what this code makes, and if not, which definitions have changed?"""
 
 import ast
+import copy
 import hashlib
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -11,8 +14,30 @@ import course_utils
 from course_tools.chapters import UserError, tags
 
 PACKAGE = Path(course_utils.__file__).parent
-SHOWS_ONLY = ("charts", "plots", "records")  # these modules show and store what was trained
+SHOWS_ONLY = ("charts", "comparison", "plots", "records")  # these modules show and store what was trained
 COUNTS = "count"  # whose figures `save_record` puts into each record
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that something was made by: each cell and each definition that it reaches, with a hash of its own."""
+
+    definitions: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all of it."""
+        return _hash("\n".join(f"{name} {self.definitions[name]}" for name in sorted(self.definitions)), 64)
+
+    def as_json(self) -> str:
+        """What a record keeps: {"code", "definitions"}."""
+        return json.dumps({"code": self.fingerprint, "definitions": self.definitions})
+
+
+def changed(before: dict[str, str] | str, now: Code) -> list[str]:
+    """The names of cells and definitions that differ, or are in one of the two only."""
+    before = before if isinstance(before, dict) else {}
+    return sorted(name for name in before | now.definitions if before.get(name) != now.definitions.get(name))
 
 
 def parse_cell(source: str) -> ast.AST:
@@ -35,38 +60,58 @@ def code_text(node: object) -> str:
     return f"{type(node).__name__}({told})"
 
 
-def _trees(notebook: nbformat.NotebookNode, skipped: set[str]) -> list[ast.AST]:
-    """The syntax trees of the code cells that have none of the skipped tags."""
-    trees = []
-    for cell in notebook.cells:
+def _hash(text: str, length: int = 10) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _trees(notebook: nbformat.NotebookNode, skipped: set[str]) -> dict[str, ast.AST]:
+    """The syntax trees of the code cells that hold code and none of the skipped tags, by "cell" and their id."""
+    trees = {}
+    for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and not skipped & set(tags(cell)):
             try:
-                trees.append(parse_cell(cell.source))
+                tree = parse_cell(cell.source)
             except SyntaxError as error:
                 raise UserError(f"A cell does not parse: {error}\n{cell.source}") from error
+            if tree.body:  # an exercise's empty cell does nothing
+                trees[f"cell {cell.get('id', number)}"] = tree
     return trees
 
 
 def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """SHA-256 over the parsed code of a notebook, its parameters apart; comments and layout do not count."""
     trees = _trees(notebook, {"parameters", "injected-parameters"})
-    return hashlib.sha256("\n".join(map(code_text, trees)).encode()).hexdigest()
+    return _hash("\n".join(map(code_text, trees.values())), 64)
 
 
-def training_fingerprint(notebook: nbformat.NotebookNode, package: Path | None = None) -> str:
-    """SHA-256 over the code that decides what a chapter trains.
+def page_code(notebook: nbformat.NotebookNode, package: Path | None = None) -> Code:
+    """The code that decides what a page shows: all its cells, and every definition of `course_utils` that they reach.
+
+    What only shows is a part of it: another deviation in `records`, or another colour in `plots`, makes another page.
+    """
+    return _reaching(_trees(notebook, {"parameters", "injected-parameters"}), package, shown=True)
+
+
+def training_code(notebook: nbformat.NotebookNode, package: Path | None = None) -> Code:
+    """The code that decides what a chapter trains.
 
     These are its cells that are not tagged "figure", and every definition of `course_utils` whose
-    name occurs in them, or in a definition that they reach in this way. So a network that a later
-    chapter adds to `course_utils` leaves the records of the earlier chapters as they are.
+    name occurs in them, or in a definition that they reach in this way; a name in quotes counts, since
+    `getattr` takes it. So a network that a later chapter adds to `course_utils` leaves the records of
+    the earlier chapters as they are.
     """
-    trees = _trees(notebook, {"parameters", "injected-parameters", "figure"})
-    return _reaching([tree for tree in trees if tree.body], package)  # an exercise's empty cell trains nothing
+    return _reaching(_trees(notebook, {"parameters", "injected-parameters", "figure"}), package)
 
 
-def recipe_fingerprint(name: str, package: Path | None = None) -> str:
-    """SHA-256 over the code that decides what `race` does with a recipe: its definition, and all that they reach."""
-    return _reaching([ast.parse(f"race({constant_name(name)})")], package)
+def recipe_code(name: str, package: Path | None = None) -> Code:
+    """The code that decides what `race` does with a recipe: its definition, and all that they reach."""
+    return _reaching({"recipe": ast.parse(f"race({constant_name(name)})")}, package)
+
+
+def program_code(path: Path, package: Path | None = None) -> Code:
+    """The code that decides what a study trains: a program, and all that it reaches."""
+    tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+    return _reaching({path.name: tree}, package)
 
 
 def constant_name(recipe: str) -> str:
@@ -74,31 +119,70 @@ def constant_name(recipe: str) -> str:
     return recipe.upper().replace("-", "_")
 
 
-def _reaching(trees: list[ast.AST], package: Path | None) -> str:
-    """SHA-256 over trees and every definition of the package that they reach by name."""
-    known = _definitions(package or PACKAGE)
-    reached, names = {}, {COUNTS}.union(*map(_names, trees))
+def _reaching(trees: dict[str, ast.AST], package: Path | None, shown: bool = False) -> Code:
+    """The trees and every definition of the package that they reach by name."""
+    known = _definitions(package or PACKAGE, shown)
+    own = set().union(*(_stored(tree) for tree in trees.values()))  # what a chapter defines itself is its own
+    names = {COUNTS}.union(*(_names(tree, own) for tree in trees.values()))
+    reached = {}
     while new := (names & known.keys()) - reached.keys():
         for name in new:
-            reached[name] = " ".join(map(code_text, known[name]))
-            names |= set().union(*map(_names, known[name]))
-    text = [code_text(tree) for tree in trees] + [reached[name] for name in sorted(reached)]
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+            for statement in known[name]:
+                for part, tree in _parts(name, statement).items():
+                    reached[part] = _hash(reached.get(part, "") + code_text(tree))
+            reached.setdefault(name, "")
+            names |= set().union(*(_names(statement, set()) for statement in known[name]))
+    return Code({name: _hash(code_text(tree)) for name, tree in trees.items()} | reached)
 
 
-def _names(tree: ast.AST) -> set[str]:
-    """Every name that a tree uses: variables, attributes, imports."""
+def _parts(name: str, statement: ast.AST) -> dict[str, ast.AST]:
+    """A definition as what is hashed: a class is its head, and each of its methods by itself."""
+    if not isinstance(statement, ast.ClassDef):
+        return {name: statement}
+    methods = {part.name: part for part in statement.body if isinstance(part, ast.FunctionDef)}
+    head = copy.copy(statement)
+    head.body = [part for part in statement.body if part not in methods.values()]
+    return {name: head} | {f"{name}.{method}": tree for method, tree in methods.items()}
+
+
+def _names(tree: ast.AST, own: set[str]) -> set[str]:
+    """Every name that a tree uses and that may be another module's: variables, attributes, imports, words in quotes.
+
+    `own` are names that are bound elsewhere around it; those of a function's own variables are left out as well.
+    """
+    local = own | _bound_inside(tree)
     nodes = list(ast.walk(tree))
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} - local
     names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return names | {node.name for node in nodes if isinstance(node, ast.alias)}
 
 
-def _definitions(package: Path) -> dict[str, list[ast.AST]]:
+def _stored(tree: ast.AST) -> set[str]:
+    """The names that a cell binds, imports apart."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    names |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return names - {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+
+
+def _bound_inside(tree: ast.AST) -> set[str]:
+    """The variables and arguments of a function or method at the top of a module; nothing for other statements."""
+    if not isinstance(tree, ast.FunctionDef):
+        return set()
+    nodes = list(ast.walk(tree))
+    imported = {alias.asname or alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))
+                for alias in node.names}  # fmt: skip
+    names = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    return names - imported
+
+
+def _definitions(package: Path, shown: bool) -> dict[str, list[ast.AST]]:
     """What each name at the top of a module of the package is bound to, docstrings left out."""
     known: dict[str, list[ast.AST]] = {}
     for path in sorted(package.glob("*.py")):
-        if path.stem in SHOWS_ONLY:
+        if path.stem in SHOWS_ONLY and not shown:
             continue
         for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"))).body:
             if isinstance(statement, (ast.Import, ast.ImportFrom)) or _for_programs(statement):
@@ -116,7 +200,7 @@ def _definitions(package: Path) -> dict[str, list[ast.AST]]:
 
 def _for_programs(statement: ast.AST) -> bool:
     """Whether it is `if __name__ == "__main__":`, which does nothing where a module is imported."""
-    return isinstance(statement, ast.If) and "__name__" in _names(statement.test)
+    return isinstance(statement, ast.If) and "__name__" in _names(statement.test, set())
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:

@@ -181,7 +181,7 @@ def race(recipe: Recipe, seed: int = 0, device: str = "auto") -> pd.DataFrame:
     before = matmul_gflops(device=chosen)
     history = fit(
         net, train, val, epochs=len(recipe.image_sizes), image_sizes=recipe.image_sizes, seed=seed, device=device,
-        checkpoint=checkpoint_path(f"{scale}-race-{recipe.name}", seed), **recipe.options,
+        checkpoint=checkpoint_path(recipe.name, seed, "race", scale), **recipe.options,
     )  # fmt: skip
     gflops = (before, matmul_gflops(device=chosen))
     history.attrs["provenance"] |= {"matmul_gflops": gflops, "loading_seconds": loading}

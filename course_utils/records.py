@@ -17,11 +17,14 @@ import torch
 import torchvision
 from torch import nn
 
+from course_utils.checkpoints import plain
 from course_utils.settings import Settings
 from course_utils.summary import count
 
 if TYPE_CHECKING:
     from course_utils.data import ImageData
+
+UNKNOWN = "unknown"
 
 
 def results_directory() -> Path:
@@ -29,25 +32,37 @@ def results_directory() -> Path:
     return Path(os.environ.get("COURSE_RESULTS", "results"))
 
 
-def checkpoint_path(run: str, seed: int) -> Path:
-    """Return the checkpoint file of a run: under what COURSE_CHECKPOINTS names, else `checkpoints`."""
-    return Path(os.environ.get("COURSE_CHECKPOINTS", "checkpoints")) / f"{run}-seed{seed}.pt"
+def checkpoint_path(run: str, seed: int, chapter: str = "", scale: str = "") -> Path:
+    """Return the folder of a run's checkpoints for `fit`: under what COURSE_CHECKPOINTS names, else `checkpoints`.
+
+    `fit` keeps a file in it for each training, named by a digest of what decides it.
+    """
+    folder = Path(os.environ.get("COURSE_CHECKPOINTS", "checkpoints")).expanduser() / chapter
+    return folder / "-".join(filter(None, [scale, run, f"seed{seed}"]))
 
 
 def provenance(device: torch.device, dtype: torch.dtype) -> dict:
-    """Return where and by which code a run is made: commit, versions, processor, time."""
+    """Return where and by which code a run is made: commit, versions, processor, time; "unknown" what is not known.
 
-    def git(*arguments: str) -> str | None:
+    The variable COURSE_CODE, which `python -m course_tools` sets, holds the fingerprint of the code and the
+    definitions that the training reaches, each with a hash of its own.
+    """
+    package = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
         try:
-            command = ["git", "-C", str(Path(__file__).parent), *arguments]
+            command = ["git", "-C", str(package), *arguments]
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
-            return None  # not a checkout, as on Colab
+            return UNKNOWN  # not a checkout, as on Colab
 
+    # an environment inside another project's checkout has that one's commit, which says nothing
+    top = git("rev-parse", "--show-toplevel")
+    own = top != UNKNOWN and Path(top).resolve() == package.parent
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", ".")),  # of course_utils
-        "code": os.environ.get("COURSE_CODE"),
+        "commit": git("rev-parse", "HEAD") if own else UNKNOWN,
+        "uncommitted_changes": git("status", "--porcelain", "--", ".") != "" if own else UNKNOWN,  # of course_utils
+        **json.loads(os.environ.get("COURSE_CODE") or '{"code": "unknown", "definitions": "unknown"}'),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),  # a class of its own, which a checkpoint may not hold
@@ -55,6 +70,7 @@ def provenance(device: torch.device, dtype: torch.dtype) -> dict:
             "numpy": np.__version__,
         },
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "precision": str(dtype).removeprefix("torch."),
@@ -67,7 +83,7 @@ def _processor() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine() or UNKNOWN
 
 
 def save_record(
@@ -93,10 +109,11 @@ def save_record(
         seed: of weights and order.
 
     Raises:
-        ValueError: the history has no epoch, as after an early Ctrl-C.
+        ValueError: the history has fewer epochs than were asked for, so the run is not finished.
     """
-    if len(history) == 0:
-        raise ValueError(f"the run '{run}' has no finished epoch: there is nothing to record")
+    wanted = history.attrs.get("epochs", max(1, len(history)))
+    if len(history) < wanted:
+        raise ValueError(f"the run '{run}' has {len(history)} of {wanted} epochs: only a finished run is recorded")
     last = history.iloc[-1]
     record = {
         "chapter": chapter,
@@ -106,7 +123,7 @@ def save_record(
         "seed": seed,
         "data": {
             "name": train.name, "image_size": val.image_size, "train": len(train), "val": len(val),
-            "classes": len(train.classes),
+            "classes": len(train.classes), "digest": [train.digest(), val.digest()],
         },
         "settings": settings.as_dict(),
         **count(model, tuple(val.images.shape[1:])),
@@ -120,7 +137,7 @@ def save_record(
     }  # fmt: skip
     path = results_directory() / chapter / f"{settings.scale}-{run}-seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(record), indent=1) + "\n", encoding="utf-8", newline="\n")
     return path
 
 

@@ -45,7 +45,10 @@ def test_a_record_says_everything(trained, results):
     assert record["chapter"] == "ladder/01_plain_cnn"
     assert (record["run"], record["label"]) == ("a2-norm", "plain CNN, batch norm")
     assert (record["scale"], record["seed"]) == ("smoke", 3)
-    assert record["data"] == {"name": "shapes", "image_size": 16, "train": 40, "val": 20, "classes": 10}
+    assert record["data"] == {
+        "name": "shapes", "image_size": 16, "train": 40, "val": 20, "classes": 10,
+        "digest": [TRAIN.digest(), VAL.digest()],
+    }  # fmt: skip
     assert record["settings"] == {"epochs": 2, "image_size": 16, "learning_rate": 0.05}
     assert {name: record[name] for name in ("parameters", "macs")} == count(model, (3, 16, 16))
     assert record["epochs"] == len(record["history"]) == 2
@@ -61,9 +64,13 @@ def test_a_record_says_everything(trained, results):
     assert record["precision"] == "float32"
     assert record["threads"] == torch.get_num_threads()
     assert len(record["processor"]) > 1
-    assert record["commit"] is None or re.fullmatch("[0-9a-f]{40}", record["commit"])
-    assert isinstance(record["uncommitted_changes"], bool)
-    assert record["code"] is None
+    assert record["instructions"] == torch.backends.cpu.get_cpu_capability()
+    if record["commit"] == "unknown":
+        assert record["uncommitted_changes"] == "unknown"
+    else:
+        assert re.fullmatch("[0-9a-f]{40}", record["commit"])
+        assert isinstance(record["uncommitted_changes"], bool)
+    assert record["code"] == record["definitions"] == "unknown"
     made = datetime.fromisoformat(record["date"])
     assert abs((datetime.now(UTC) - made).total_seconds()) < 600
 
@@ -73,10 +80,11 @@ def test_a_record_holds_no_path_of_this_machine(trained):
 
 
 def test_the_code_of_the_chapter_is_copied_from_its_runner(monkeypatch):
-    monkeypatch.setenv("COURSE_CODE", "abc123")
+    monkeypatch.setenv("COURSE_CODE", json.dumps({"code": "abc123", "definitions": {"fit": "12"}}))
     model = new_tiny_network()
     history = fit(model, TRAIN, VAL, epochs=1, batch_size=16, device="cpu", precision="float32")
-    assert json.loads(save((model, history)).read_text())["code"] == "abc123"
+    record = json.loads(save((model, history)).read_text())
+    assert record["code"] == "abc123" and record["definitions"] == {"fit": "12"}
 
 
 def test_commit_and_changes_are_those_of_the_code(tmp_path, monkeypatch):
@@ -94,17 +102,42 @@ def test_commit_and_changes_are_those_of_the_code(tmp_path, monkeypatch):
     assert records.provenance(torch.device("cpu"), torch.float32)["uncommitted_changes"] is True
 
 
-def test_without_git_there_is_no_commit(monkeypatch):
+def test_without_git_commit_and_changes_are_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
     found = records.provenance(torch.device("cpu"), torch.float32)
-    assert found["commit"] is None
+    assert found["commit"] == found["uncommitted_changes"] == "unknown"
     json.dumps(found)
 
 
-def test_a_history_without_epochs_is_refused(trained, results):
-    with pytest.raises(ValueError, match="the run 'a2-norm' has no finished epoch: there is nothing to record"):
+def test_an_environment_inside_another_checkout_has_no_commit_of_its_own(tmp_path, monkeypatch):
+    package = tmp_path / "other" / ".venv" / "lib" / "course_utils"
+    package.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path / "other"), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["commit", "-qm", "first", "--allow-empty"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    found = records.provenance(torch.device("cpu"), torch.float32)
+    assert found["commit"] == found["uncommitted_changes"] == "unknown"
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_run_that_is_not_finished_is_not_recorded(trained, results, epochs):
+    part = trained[1].head(epochs)
+    part.attrs = trained[1].attrs
+    with pytest.raises(ValueError, match=f"the run 'a2-norm' has {epochs} of 2 epochs: only a finished run is record"):
+        save((trained[0], part))
+    with pytest.raises(ValueError, match="has 0 of 1 epochs"):
         save((trained[0], pd.DataFrame([])))
     assert not results.exists()
+
+
+def test_numbers_from_numpy_can_be_recorded(trained, results):
+    settings = choose_scale("smoke", {"rate": (1, 1, np.float32(0.5)), "sizes": (1, 1, np.array([1, 2]))})
+    model, history = trained
+    path = save_record("ladder/01_x", "a1", "net", model, TRAIN, VAL, history, settings, np.int64(1))
+    record = json.loads(path.read_text())
+    assert path.name == "smoke-a1-seed1.json" and record["seed"] == 1
+    assert record["settings"] == {"rate": 0.5, "sizes": [1, 2]}
 
 
 def test_a_second_run_of_the_same_seed_takes_the_place_of_the_first(trained):
@@ -188,6 +221,7 @@ def test_where_things_go(monkeypatch):
     for name in ("COURSE_RESULTS", "COURSE_CHECKPOINTS"):
         monkeypatch.delenv(name, raising=False)
     assert str(records.results_directory()) == "results"
-    assert records.checkpoint_path("a2-norm", 1).as_posix() == "checkpoints/a2-norm-seed1.pt"
+    assert records.checkpoint_path("a2-norm", 1).as_posix() == "checkpoints/a2-norm-seed1"
     monkeypatch.setenv("COURSE_CHECKPOINTS", "elsewhere")
-    assert records.checkpoint_path("a2-norm", 1).as_posix() == "elsewhere/a2-norm-seed1.pt"
+    path = records.checkpoint_path("a1-lenet", 1, "survey/08_which_one", "page")
+    assert path.as_posix() == "elsewhere/survey/08_which_one/page-a1-lenet-seed1"
