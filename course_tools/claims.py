@@ -38,7 +38,7 @@ WORDS |= {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "
 WORDS |= {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 
 UNIT = (
-    r"[\s*]*(?:[%±]|per\s+cent|(?:images/s|points?|times|x|[mµ]?s|seconds?|min|minutes?|h|hours?|[kMG]i?B?|GFLOPS|MACs?"
+    r"(?:[\s*$`]|\\[,;]?)*(?:[%±]|per\s+cent|(?:images/s|points?|times|x|[mµ]?s|seconds?|min|minutes?|h|hours?|[kMG]i?B?|GFLOPS|MACs?"
     r"|parameters?|weights?)(?!\w))"
 )
 # what looks measured has a unit, or is listed with what has one: "69, 70 and 71 %"
@@ -50,7 +50,7 @@ NUMBER = re.compile(
 )
 CODE = re.compile(r"```.*?```|`[^`]*[A-Za-z][^`]*`", re.DOTALL)  # `96 %` is none
 FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$]+\$", re.DOTALL)
-FORMULA_INTEGER = re.compile(r"\\[A-Za-z]+|(?<![\d.])\d+(?![\d.]*\d|\s*\\?%)")
+FORMULA_INTEGER = re.compile(r"\\[A-Za-z]+|(?<![\d.])\d+(?![\d.]*\d|[\s\\,;]*%)")
 NO_CLAIM = re.compile(
     r"</?[A-Za-z][^>]*>|\]\([^)]*\)|https?://\S+"  # HTML tags, addresses
     r"|(?:\A|\n\s*\n|^#+)[>#*\s]*\d{1,2}\.(?=\s)"  # the number of a heading, a question, an item
@@ -213,7 +213,9 @@ def wrong_claims(chapter: str, cell: NotebookNode, known: dict) -> list[str]:
                 for words, condition in claim.items():
                     if " ".join(words.split()) not in " ".join(source.split()):
                         note(f"a claim is about {words!r}, which the cell does not say", number)
-                    elif _values(condition, known) != [True] or not _uses(condition, ast.Call):
+                    elif [value is True for value in _values(condition, known)] != [True] or not _uses(
+                        condition, ast.Call
+                    ):
                         note(f"{words!r} does not hold: {condition}", number)
                 continue
             values = _values(claim, known | {"number": number and number.value})
