@@ -38,8 +38,8 @@ WORDS |= {"fifteen": 15, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "
 WORDS |= {"hundred": 100, "thousand": 1000, "million": 1_000_000}
 
 UNIT = (
-    r"(?:[\s*$`]|\\[,;]?)*(?:[%±]|per\s+cent|(?:images/s|points?|times|x|[mµ]?s|seconds?|min|minutes?|h|hours?|[kMG]i?B?|GFLOPS|MACs?"
-    r"|parameters?|weights?)(?!\w))"
+    r"(?:[\s*$`]|\\[,;]?)*(?:[%±]|per\s+cent|(?:images/s|points?|times|x|[mµ]?s|seconds?|min|minutes?|h|hours?"
+    r"|[kMG]i?B?|GFLOPS|MACs?|parameters?|weights?)(?!\w))"
 )
 # what looks measured has a unit, or is listed with what has one: "69, 70 and 71 %"
 NUMBER = re.compile(
@@ -49,8 +49,8 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 CODE = re.compile(r"```.*?```|`[^`]*[A-Za-z][^`]*`", re.DOTALL)  # `96 %` is none
-FORMULA = re.compile(r"\$\$.+?\$\$|\$[^$]+\$", re.DOTALL)
-FORMULA_INTEGER = re.compile(r"\\[A-Za-z]+|(?<![\d.])\d+(?![\d.]*\d|[\s\\,;]*%)")
+FORMULA = re.compile(r"(?:\$\$.+?\$\$|\$[^$]+\$)(?:\s*%)?", re.DOTALL)
+FORMULA_INTEGER = re.compile(r"\\[A-Za-z]+|(?<![\d.])\d+(?![\d.]*\d|[\s\\,;$]*%)")
 NO_CLAIM = re.compile(
     r"</?[A-Za-z][^>]*>|\]\([^)]*\)|https?://\S+"  # HTML tags, addresses
     r"|(?:\A|\n\s*\n|^#+)[>#*\s]*\d{1,2}\.(?=\s)"  # the number of a heading, a question, an item
