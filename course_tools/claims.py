@@ -202,20 +202,19 @@ def wrong_claims(chapter: str, cell: NotebookNode, known: dict) -> list[str]:
     ends = [0, *(match.end() for match in SENTENCE_END.finditer(source)), len(source)]
 
     def note(text: str, number: Number | None) -> None:
-        at = number.start if number else len(source) - 1
-        sentence = source[max(end for end in ends if end <= at) : min(end for end in ends if end > at)]
-        wrong.append(f'{chapter}, cell {cell.id}, "{" ".join(sentence.split())}": {text}')
+        at = number.start if number else max(0, len(source) - 1)
+        start, stop = max(end for end in ends if end <= at), next((end for end in ends if end > at), at)
+        wrong.append(f'{chapter}, cell {cell.id}, "{" ".join(source[start:stop].split())}": {text}')
 
     for claim in cell.metadata.get("claims", []):
         number = left[0] if left else None
         try:
             if isinstance(claim, dict):
                 for words, condition in claim.items():
+                    holds = [value is True for value in _values(condition, known)] == [True]
                     if " ".join(words.split()) not in " ".join(source.split()):
                         note(f"a claim is about {words!r}, which the cell does not say", number)
-                    elif [value is True for value in _values(condition, known)] != [True] or not _uses(
-                        condition, ast.Call
-                    ):
+                    elif not (holds and _uses(condition, ast.Call)):
                         note(f"{words!r} does not hold: {condition}", number)
                 continue
             values = _values(claim, known | {"number": number and number.value})
@@ -237,7 +236,7 @@ def wrong_claims(chapter: str, cell: NotebookNode, known: dict) -> list[str]:
                 note(f"{number.text} looks measured: say what it comes from, in the place of {claim!r}", number)
             elif not compares and not number.agrees(value):
                 whose = "the records say" if "run(" in str(claim) else "its claim says"
-                note(f"the text says {number.text}, {whose} {value:.6g}: {claim}", number)
+                note(f"the text says {number.text}, {whose} {value:,.9g}: {claim}", number)
     for number in left[:1]:
         note(f"{number.text} has no claim", number)
     if wrong and claimed != count:  # then what follows the first is out of step
