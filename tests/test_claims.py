@@ -1,5 +1,7 @@
 """What the prose of a chapter claims is what the records say.
 
+A chapter whose Markdown cells have claims in their metadata is checked by `test_claims_engine.py`, the others here.
+
 `SENTENCES` holds each sentence with a measured number: it must stand in the chapter word for word, with
 the number taken from the records. What is claimed without a number has a test of its own, at the end. A
 percentage that is neither in `SENTENCES` nor among the figures that others reported fails.
@@ -13,7 +15,8 @@ import pytest
 import torch
 from helpers import ROOT, chapter_definitions
 
-from course_tools.chapters import chapter_path, read_notebook
+from course_tools.chapters import all_chapters, chapter_path, read_notebook
+from course_tools.claims import has_claims
 from course_utils import count, load_records, networks, survey
 from course_utils.race import RECIPES, REFERENCE_GFLOPS, passed_at
 
@@ -268,11 +271,6 @@ def test_the_ratio_to_the_source(root):
 
 LARGER = "**Worse:** {:.1f} % instead of {:.1f} %"
 SENTENCES = [
-    (
-        CNN,
-        "With norm the runs agree, {:.1f} ± {:.1f} %. Without it they end at {:.1f} ± {:.1f} %",
-        lambda run: means_and_spreads(run, "a2-with-norm", "a1-without-norm"),
-    ),
     minutes(BLOCK, "a2-plain-5", "b1-plain-20", "b2-plain-40", "b3-residual-20", "b4-residual-40"),
     (
         BLOCK,
@@ -819,7 +817,6 @@ def test_a_number_in_the_prose_is_the_recorded_one(root, records, chapter_name, 
 
 # what is no measurement of ours: figures that papers and tutorials reported, and plain arithmetic
 OTHER = {
-    CNN: {"50 %", "10 %"},
     WAIST: {"83.13 %"},
     FAST: {"83.13 %", "87.43 %", "87 %", "90 %", "93 %", "98.66 %", "99.3 %", "94 %"},
     LENET: {"77.68 %"},
@@ -866,9 +863,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize(
-    "chapter_name",
-    [CNN, BLOCK, STEM, WAIST, FAST, LENET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER, WHICH, DEPTH]
-    + [FAMILY, FOLDERS, SEES, DEVICES],
+    "chapter_name", [name for name in all_chapters(ROOT) if not has_claims(read_notebook(chapter_path(ROOT, name)))]
 )
 def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     """A figure that somebody typed in without a line in `SENTENCES` fails."""
@@ -881,24 +876,6 @@ def test_every_percentage_in_the_prose_is_checked(root, records, chapter_name):
     text = re.sub(re.escape(LARGER).replace(r"\{:\.1f\}", r"[\d.]+"), "", text)
     typed = set(re.findall(r"\d+(?:\.\d+)? ?%", text)) - OTHER.get(chapter_name, set())
     assert not typed, f"{chapter_name} says {', '.join(sorted(typed))}: take it from the records in SENTENCES"
-
-
-def test_the_cnn_without_norm_stalls(runs):
-    """Without norm the loss stays at ln 10 at first; of three seeds two then crawl, one ends where it began."""
-    run = runs(CNN)
-    plain, normed = run("a1-without-norm"), run("a2-with-norm")
-    losses = [row["train_loss"] for row in plain.first["history"]]
-    assert all(abs(loss - 2.303) < 0.01 for loss in losses[:2]) and 2.0 < losses[-1] < 2.2
-    assert 0.23 < plain.first["val_accuracy"] < 0.27  # one in four
-    assert len(plain.rows) == len(normed.rows) == 3
-    ends = sorted(plain.rows["val_loss"])
-    assert ends[1] < 2.2 and abs(ends[2] - 2.303) < 0.001
-    (stuck,) = plain.rows[plain.rows["val_loss"] > 2.2]["history"]
-    assert all(abs(row["val_loss"] - 2.303) < 0.001 for row in stuck[2:])
-    assert normed.spread < 1
-    history = normed.first["history"]
-    assert history[0]["train_loss"] < 2.0
-    assert history[0]["val_loss"] > history[0]["train_loss"] + 0.2
 
 
 def test_depth_hurts_plain_networks(runs):
