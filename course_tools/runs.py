@@ -168,11 +168,14 @@ def take_outputs(source, executed):
     Cells count from 1, since the parameters that papermill injects are left out.
     """
     notebook = copy.deepcopy(source)
-    by_id = {cell.id: cell for cell in executed.cells}
+    injected = any("injected-parameters" in tags(cell) for cell in source.cells)
+    # by place: papermill gives a cell of an older format an id of its own
+    same = [cell for cell in executed.cells if injected or "injected-parameters" not in tags(cell)]
+    if [cell.cell_type for cell in same] != [cell.cell_type for cell in notebook.cells]:
+        raise UserError("The notebook was edited while it ran; nothing was stored. Run it again.")
     count = 0
-    for cell in notebook.cells:
+    for cell, ran in zip(notebook.cells, same):
         if cell.cell_type == "code":
-            ran = by_id[cell.id]
             count += 1 if ran.execution_count else 0
             cell.execution_count = count if ran.execution_count else None
             cell.outputs = []
