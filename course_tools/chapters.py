@@ -125,9 +125,9 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         notebook = notebook if notebook.nbformat == 4 else nbformat.convert(notebook, 4)
         ids = set()
         for number, cell in enumerate(notebook.cells):
-            name = cell.get("id", cell.metadata.get("id"))
-            cell.metadata.pop("id", None)
-            usable = re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", str(name)) and name not in ids
+            saved = cell.metadata.pop("id", "")
+            name = str(cell.get("id", saved))
+            usable = re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) and name not in ids
             cell.id = name if usable else f"cell-number-{number}"
             ids.add(cell.id)
         notebook.nbformat_minor = max(5, notebook.nbformat_minor)
