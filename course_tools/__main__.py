@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from course_tools.chapters import UserError, project_root
+from course_tools.chapters import UserError, ignored_notebooks, project_root
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "check":
             from course_tools.staleness import check
 
+            if told := ignored_notebooks(root):
+                print(told)
             return _report(check(root), "Everything stored was made by the code as it is now.")
         if options.command == "address":
             from course_tools.address import address

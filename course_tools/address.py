@@ -1,19 +1,18 @@
 """Copy the repository's address from _config.yml to the places that must spell it out."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
 
-from course_tools.chapters import UserError, all_chapters, chapter_path
-
-COLAB = "https://colab.research.google.com/github/"
+from course_tools.chapters import UserError
 
 
 def read_address(root: Path) -> tuple[str, str]:
     """The repository's url and branch, from _config.yml."""
     try:
-        repository = yaml.safe_load((root / "_config.yml").read_text())["repository"]
+        repository = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
         url, branch = repository["url"].rstrip("/"), repository["branch"]
     except (KeyError, TypeError) as error:
         raise UserError(f"_config.yml has no repository with a url and a branch ({error}).") from error
@@ -22,42 +21,42 @@ def read_address(root: Path) -> tuple[str, str]:
     return url, branch
 
 
-def _pages(url: str) -> str:
-    owner, name = url.split("/")[-2:]
-    return f"https://{owner}.github.io/{name}"
-
-
-def _spelled(text: str, url: str, branch: str, old: str, path: str | None) -> str:
-    """A text with the address in all its forms; `path` is the Colab link's notebook, if it is one."""
-    slug = url.removeprefix("https://github.com/")
-    text = re.sub(re.escape(old) + r"(?![\w-])", url, text)
-    text = re.sub(re.escape(_pages(old)) + r"(?![\w-])", _pages(url), text)
-    text = re.sub(r"git\+https?://[^\s\"'\\`)]+", f"git+{url}", text)
-    text = re.sub(r"git clone https?://[^\s\"'\\`)]+", f"git clone {url}", text)
-    text = re.sub(r"(?m)^(repository-code: *\"?)https?://[^\s\"]+", rf"\g<1>{url}", text)
-    text = re.sub(r"(?m)^(Repository *= *\")https?://[^\"]+", rf"\g<1>{url}", text)
-    link = re.compile(re.escape(COLAB) + r"[\w.-]+/[\w.-]+/blob/[^\s\"'\\)/]+/([^\s\"'\\)]+)")
-    return link.sub(lambda m: f"{COLAB}{slug}/blob/{branch}/{path or m[1]}", text)
-
-
 def address(root: Path, write: bool = True) -> list[str]:
-    """The files whose copy of the address differs from _config.yml; with write=True, mend them."""
+    """The committed files whose copy of the address differs from _config.yml; with write=True, mend them.
+
+    The copy in pyproject.toml says what the others were last set to: that is what is looked for, as a repository
+    (with the branch, in a link to one of its files) and as the address of its pages.
+    """
     url, branch = read_address(root)
-    # The copy in pyproject.toml says what the other files were last set to
-    project = (root / "pyproject.toml").read_text()
-    old = re.search(r"(?m)^Repository *= *\"([^\"]+)\"", project)
-    if not old:
-        raise UserError('pyproject.toml has no line Repository = "..." under [project.urls].')
-    notebooks = {chapter_path(root, chapter): chapter for chapter in all_chapters(root)}
-    names = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml", "_config.yml")
-    files = [root / name for name in names if (root / name).is_file()]
+    set_to = re.search(r"(?m)^Repository *= *\"https://github\.com/(.+?)/(.+?)\"", _text(root / "pyproject.toml") or "")
+    if not set_to:
+        raise UserError('pyproject.toml has no line Repository = "https://github.com/..." under [project.urls].')
+    owner, name = url.split("/")[-2:]
+    was, named = map(re.escape, set_to.groups())
+    old = re.compile(rf"(github(?:\.com)?/){was}/{named}(?![\w-])(/blob/[^/\s]+)?|//{was}\.github\.io/{named}(?![\w-])")
+
+    def new(found: re.Match) -> str:
+        if not found[1]:
+            return f"//{owner}.github.io/{name}"
+        return f"{found[1]}{owner}/{name}" + (f"/blob/{branch}" if found[2] else "")
+
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, encoding="utf-8")
+    if listed.returncode:
+        raise UserError(f"The address is looked for in the files that git knows, but {listed.stderr.strip()}.")
     differing = []
-    for file in [*notebooks, *sorted((root / "book").glob("*.md")), *files]:
-        text = file.read_text(encoding="utf-8")
-        path = f"notebooks/{notebooks[file]}.ipynb" if file in notebooks else None
-        mended = _spelled(text, url, branch, old[1], path)
-        if mended != text:
-            differing.append(file.relative_to(root).as_posix())
+    for file in filter(None, listed.stdout.split("\0")):
+        text = _text(root / file)
+        mended = old.sub(new, text or "")
+        if text and mended != text:
+            differing.append(file)
             if write:
-                file.write_text(mended, encoding="utf-8")
+                (root / file).write_text(mended, encoding="utf-8", newline="\n")
     return differing
+
+
+def _text(path: Path) -> str | None:
+    """What a file holds; None if it is a picture, or not there."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None

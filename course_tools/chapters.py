@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from course_utils.settings import SCALES, scale_name
 
@@ -32,10 +33,45 @@ def golden_path(root: Path, chapter: str) -> Path:
 
 
 def all_chapters(root: Path) -> list[str]:
-    """Names of all chapters, in reading order within each part."""
-    folder = root / "notebooks"
-    found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.ipynb"))
+    """Names of all chapters: the notebooks that `_toc.yml` names, in its order.
+
+    Without that file, those that are called like 01_plain_cnn.
+
+    Raises:
+        UserError: a notebook that it names is not there.
+    """
+    contents = root / "_toc.yml"
+    if not contents.is_file():
+        names = [name.removeprefix("notebooks/").removesuffix(".ipynb") for name in _notebooks(root)]
+        return [name for name in names if re.fullmatch(r".+/\d\d_\w+", name)]
+    files = _files(yaml.safe_load(contents.read_text(encoding="utf-8")))
+    chapters = [name.removeprefix("notebooks/") for name in files if name.startswith("notebooks/")]
+    if missing := [chapter for chapter in chapters if not chapter_path(root, chapter).is_file()]:
+        raise UserError(f"_toc.yml names notebooks/{missing[0]}, but that is not there: add it, or take it out.")
+    return chapters
+
+
+def ignored_notebooks(root: Path) -> str:
+    """A sentence that names the notebooks that are no chapter, such as copies; empty if there are none."""
+    chapters = {f"notebooks/{chapter}.ipynb" for chapter in all_chapters(root)}
+    others = [name for name in _notebooks(root) if name not in chapters]
+    return f"Ignored, since _toc.yml does not name them: {', '.join(others)}." if others else ""
+
+
+def _notebooks(root: Path) -> list[str]:
+    """Every notebook in the folder of the chapters, such as "notebooks/ladder/01_plain_cnn.ipynb"."""
+    found = (path.relative_to(root) for path in (root / "notebooks").rglob("*.ipynb"))
     return sorted(path.as_posix() for path in found if ".ipynb_checkpoints" not in path.parts)
+
+
+def _files(entry: object) -> list[str]:
+    """Every `file` of a part of `_toc.yml`, without its ending, in order."""
+    if isinstance(entry, list):
+        return [name for inner in entry for name in _files(inner)]
+    if not isinstance(entry, dict):
+        return []
+    own = [str(entry["file"]).removesuffix(".ipynb")] if "file" in entry else []
+    return own + [name for inner in entry.values() for name in _files(inner)]
 
 
 def choose_chapters(root: Path, words: list[str] | None) -> list[str]:
@@ -54,9 +90,10 @@ def choose_chapters(root: Path, words: list[str] | None) -> list[str]:
         fits = [c for c in chapters if c == plain] or [c for c in chapters if plain in _short_names(c)]
         if len(fits) != 1:
             why = "fits several chapters" if fits else "is not a chapter"
-            raise UserError(f"{word!r} {why}. Valid: {', '.join(fits or chapters)}.")
-        chosen += [fits[0]] if fits[0] not in chosen else []
-    return sorted(chosen) or chapters
+            told = f"{word!r} {why}. Valid: {', '.join(fits or chapters)}. {ignored_notebooks(root)}"
+            raise UserError(told.rstrip())
+        chosen.append(fits[0])
+    return [chapter for chapter in chapters if chapter in chosen] or chapters
 
 
 def _short_names(chapter: str) -> list[str]:
@@ -75,8 +112,30 @@ def check_scale(scale: str) -> str:
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """A notebook, in format 4."""
-    return nbformat.read(path, as_version=4)
+    """A valid notebook in format 4.5, where each cell has an id of its own.
+
+    Colab writes format 4.0 and puts the ids into the metadata: they are taken from there. A cell that has none,
+    or that of an earlier cell, is called by its place.
+
+    Raises:
+        UserError: the file is not a notebook.
+    """
+    try:
+        notebook = nbformat.reader.reads(path.read_text(encoding="utf-8"))
+        notebook = notebook if notebook.nbformat == 4 else nbformat.convert(notebook, 4)
+        ids = set()
+        for number, cell in enumerate(notebook.cells):
+            saved = cell.metadata.pop("id", "")
+            name = str(cell.get("id", saved))
+            usable = re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) and name not in ids
+            cell.id = name if usable else f"cell-number-{number}"
+            ids.add(cell.id)
+        notebook.nbformat_minor = max(5, notebook.nbformat_minor)
+        nbformat.validate(notebook)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a valid notebook ({reason}): mend it, or save it again.") from error
+    return notebook
 
 
 def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -84,7 +143,7 @@ def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
     nbformat.validate(notebook)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
+    part.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
     part.replace(path)
 
 
@@ -96,4 +155,4 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
 def records_of(results: Path, chapter: str, pattern: str = "*.json") -> dict[str, dict]:
     """The JSON records of a chapter in a results folder, by file name without ".json"."""
     folder = results / chapter
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob(pattern))}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))}

@@ -93,7 +93,7 @@ def _confirm(root: Path, source: Source) -> int:
         for name in same:
             path = root / "results" / source.folder / f"{name}.json"
             record = stale[name] | {"code": now, "confirmed": [*stale[name].get("confirmed", []), confirmed]}
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
         if same:
             tqdm.write(f"{source.name}: {len(same)} records confirmed")
     return status

@@ -27,6 +27,7 @@ from course_tools.chapters import (
     write_notebook,
 )
 from course_tools.fingerprints import fingerprint, training_fingerprint
+from course_utils.settings import named_folder
 
 # Golden runs take the same path through torch on any x86-64 machine, with or without a GPU; one thread, since
 # the tests run two of them side by side
@@ -63,10 +64,16 @@ def environment(**values: str):
         os.environ.update(before)
 
 
+def _checkpoints(root: Path, scale: str, training: str) -> Path:
+    """The folder for checkpoints that this training code writes at a scale."""
+    return root / "build/checkpoints" / scale / training[:16]
+
+
 def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, results: Path, **env) -> Outcome:
     """Run one chapter into the notebook `output`, its records going to `results`.
 
-    An error in the chapter does not raise: the outcome says which cell failed and how.
+    Checkpoints go to the folder that COURSE_CHECKPOINTS names, as data come from that of COURSE_DATA; `env` comes
+    first. An error in the chapter does not raise: the outcome says which cell failed and how.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -76,11 +83,11 @@ def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, resul
     start, wall = time.perf_counter(), time.time()
     try:
         training = training_fingerprint(read_notebook(source))
-        paths = [str(root), os.environ.get("PYTHONPATH", "")]
+        paths, own = [str(root), os.environ.get("PYTHONPATH", "")], _checkpoints(root, scale, training)
         values = {
-            "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
+            "COURSE_DATA": str(named_folder("COURSE_DATA", root / "data").resolve()),
             "COURSE_RESULTS": str(results),
-            "COURSE_CHECKPOINTS": str(root / "build/checkpoints" / scale / training[:16]),
+            "COURSE_CHECKPOINTS": str(named_folder("COURSE_CHECKPOINTS", own).resolve()),
             "COURSE_CODE": training,
             "TQDM_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
@@ -168,11 +175,14 @@ def take_outputs(source, executed):
     Cells count from 1, since the parameters that papermill injects are left out.
     """
     notebook = copy.deepcopy(source)
-    by_id = {cell.id: cell for cell in executed.cells}
+    injected = any("injected-parameters" in tags(cell) for cell in source.cells)
+    # by place: papermill gives a cell of an older format an id of its own
+    same = [cell for cell in executed.cells if injected or "injected-parameters" not in tags(cell)]
+    if [cell.cell_type for cell in same] != [cell.cell_type for cell in notebook.cells]:
+        raise UserError("The notebook was edited while it ran; nothing was stored. Run it again.")
     count = 0
-    for cell in notebook.cells:
+    for cell, ran in zip(notebook.cells, same):
         if cell.cell_type == "code":
-            ran = by_id[cell.id]
             count += 1 if ran.execution_count else 0
             cell.execution_count = count if ran.execution_count else None
             cell.outputs = []
@@ -204,7 +214,9 @@ def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
                 if record["scale"] == "page":
                     (results / chapter / f"{name}.json").unlink()
         before = set(records_of(results, chapter))
-        outcome = execute(root, chapter, "page", seed, output, results)
+        # never one that is named by hand: what is published must not go on from what other code has trained
+        kept = str(_checkpoints(root, "page", training))
+        outcome = execute(root, chapter, "page", seed, output, results, COURSE_CHECKPOINTS=kept)
         if not outcome.error:
             try:
                 accept(results / chapter, sorted(set(records_of(results, chapter)) - before), output)

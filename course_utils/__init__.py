@@ -3,9 +3,11 @@
 Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
 chapters built), `summary` (where parameters and computation are), `records` (what was measured),
 `plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes), `survey` (the
-survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes).
+survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes). `versions` looks first whether
+the libraries are new enough.
 """
 
+import course_utils.versions  # noqa: F401 - first of all: it says what is too old
 from course_utils import networks, plots, processes, records, survey
 from course_utils.checkpoints import CheckpointError
 from course_utils.data import DataError, ImageData, load_data, load_folder, make_shapes

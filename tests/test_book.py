@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from course_tools.book import book
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("settings", "data", "training", "networks", "summary", "plots", "records", "race")
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
@@ -140,9 +142,31 @@ def test_every_page_is_built(built):
     assert [name for name in toc_files() if not (built / f"{name}.html").is_file()] == []
 
 
-def test_every_notebook_is_in_the_contents():
-    found = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "notebooks").rglob("*.ipynb")}
-    assert {name for name in found if ".ipynb_checkpoints" not in name} == set(CHAPTERS)
+def test_every_committed_notebook_is_in_the_contents():
+    """Others, such as a copy that JupyterLab has made, are no chapters and change nothing."""
+    command = ["git", "ls-files", "notebooks"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {name.removesuffix(".ipynb") for name in found if name.endswith(".ipynb")} == set(CHAPTERS)
+
+
+def test_the_builder_talks_to_a_file(tmp_path, capfd):
+    """The terminal shows how far it is, what it complains about and where the rest is; not the hundreds of lines."""
+    (tmp_path / "_config.yml").write_text("title: toy\nonly_build_toc_files: true\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: page\n")
+    (tmp_path / "index.md").write_text("# Toy\n")
+    (tmp_path / "page.md").write_text("# Page\n\n[gone](gone.md)\n")
+    assert book(tmp_path) == 1
+    told = capfd.readouterr()
+    assert told.out == "Building the book: reading sources\nBuilding the book: writing output\n"
+    first, *complaints, last = told.err.splitlines()
+    assert first == "The book was not built:" and last == f"All that the builder said is in {tmp_path}/build/book.log"
+    assert any("page.md:3: WARNING" in line and "gone.md" in line for line in complaints) and len(complaints) < 5
+    assert len((tmp_path / "build/book.log").read_text().splitlines()) > 20
+    (tmp_path / "page.md").write_text("# Page\n")
+    assert book(tmp_path) == 0
+    told = capfd.readouterr()
+    assert f"The book is in {tmp_path}/build/book/_build/html\n" in told.out and told.err == ""
+    assert len(told.out.splitlines()) == 4
 
 
 def test_links_images_and_outputs(built):

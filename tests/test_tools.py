@@ -1,5 +1,6 @@
 """The tools that look after the course, on toy projects."""
 
+import ast
 import base64
 import io
 import json
@@ -15,8 +16,8 @@ from PIL import Image
 from course_tools import confirm as confirming
 from course_tools import runs
 from course_tools.__main__ import main
-from course_tools.address import address
-from course_tools.chapters import UserError, choose_chapters, read_notebook
+from course_tools.address import address, read_address
+from course_tools.chapters import UserError, all_chapters, chapter_path, choose_chapters, golden_path, read_notebook
 from course_tools.fingerprints import fingerprint
 from course_tools.staleness import check
 
@@ -33,6 +34,115 @@ def test_chapters_have_short_names(toy):
     assert choose_chapters(toy, None) == choose_chapters(toy, ["02,01"]) == [FIRST, SECOND]
     with pytest.raises(UserError, match=f"'07' is not a chapter. Valid: {FIRST}, {SECOND}"):
         choose_chapters(toy, ["01 07"])
+
+
+CONTENTS = """\
+format: jb-book
+root: book/index
+parts:
+  - chapters:
+      - file: book/how_to_use
+      - file: notebooks/part/02_second
+        sections:
+          - file: notebooks/part/01_first.ipynb
+"""
+
+
+def test_chapters_are_those_of_the_contents(toy, capsys):
+    """A copy, and a notebook that was only begun, change nothing and are said to be ignored."""
+    (toy / "_toc.yml").write_text(CONTENTS)
+    (toy / "notebooks/part/01_first-Copy1.ipynb").write_text(first(toy).read_text())
+    (toy / "notebooks/Untitled.ipynb").write_text("")
+    assert all_chapters(toy) == choose_chapters(toy, ["01", "02", "01_first"]) == [SECOND, FIRST]
+    others = "notebooks/Untitled.ipynb, notebooks/part/01_first-Copy1.ipynb"
+    ignored = f"Ignored, since _toc.yml does not name them: {others}."
+    assert main(["run", "--chapters", "Untitled"]) == 2
+    assert f"Valid: {SECOND}, {FIRST}. {ignored}\n" in capsys.readouterr().err
+    main(["check"])
+    told = capsys.readouterr().out
+    assert told.count(ignored) == 1 and told.count("Untitled") == 1
+    first(toy).unlink()
+    assert main(["check"]) == 2
+    assert f"_toc.yml names notebooks/{FIRST}, but that is not there" in capsys.readouterr().err
+
+
+def as_colab_saves(path) -> dict:
+    """Rewrite a notebook as Colab does: in format 4.0, the ids in the metadata; return it."""
+    notebook = json.loads(path.read_text())
+    notebook["nbformat_minor"] = 0
+    for cell in notebook["cells"]:
+        cell["metadata"]["id"] = cell.pop("id").replace("cell-", "MJBs_flRov")
+    path.write_text(json.dumps(notebook))
+    return notebook
+
+
+def test_a_chapter_that_colab_has_saved(toy):
+    saved = as_colab_saves(first(toy))
+    assert main(["publish", "--chapters", "01"]) == main(["golden", "--chapters", "01"]) == 0
+    assert json.loads(first(toy).read_text())["nbformat_minor"] == 5
+    cells = read_notebook(first(toy)).cells
+    assert [cell.id for cell in cells] == [cell["metadata"]["id"] for cell in saved["cells"]]
+    assert not any("id" in cell.metadata for cell in cells)
+    for place in (first(toy), golden_path(toy, FIRST)):
+        assert "accuracy 0.500" in {cell.id: cell for cell in read_notebook(place).cells}["MJBs_flRov3"].outputs[0].text
+    assert [line for line in check(toy) if FIRST in line] == []
+
+
+def test_cells_without_an_id_of_their_own_are_called_by_their_place(toy):
+    saved = as_colab_saves(first(toy))
+    for number, name in enumerate(["same", "same", "with a space", None]):
+        saved["cells"][number]["metadata"] = {} if name is None else {"id": name}
+    first(toy).write_text(json.dumps(saved))
+    ids = [cell.id for cell in read_notebook(first(toy)).cells]
+    assert ids == ["same", "cell-number-1", "cell-number-2", "cell-number-3", "MJBs_flRov4", "MJBs_flRov5"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"cells"', '"sheets"'), ('"cells"', "<<<<<<< HEAD"), ('"cell_type": "code"', '"cell_type": "x"')]
+)
+def test_what_is_no_notebook_is_refused_before_anything_runs(toy, monkeypatch, capsys, old, new):
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("it was run"))
+    text = first(toy).read_text()
+    assert old in text
+    first(toy).write_text(text.replace(old, new))
+    assert main(["publish", "--chapters", "01"]) != 0
+    told = capsys.readouterr()
+    assert re.search(r"part.01_first\.ipynb is not a valid notebook \(.+\): mend it", told.out + told.err)
+
+
+def test_run_honours_the_folder_for_checkpoints(toy, edit, monkeypatch):
+    """As the page "How to use this course" says; publish keeps a folder for each state of the code."""
+    edit(first(toy), 3, "print(f", 'print(os.environ["COURSE_CHECKPOINTS"]); print(f')
+    monkeypatch.setenv("HOME", str(toy))
+
+    def printed(path) -> str:
+        outputs = [output for cell in read_notebook(path).cells for output in cell.get("outputs", [])]
+        return next(output.text for output in outputs if "text" in output).splitlines()[0]
+
+    runs.run(toy, "smoke", ["01"])
+    own = printed(toy / "build/runs/smoke/part/01_first.ipynb")
+    assert own.startswith(str(toy / "build/checkpoints/smoke"))
+    for value, meant in (("~/kept", "kept"), ("'kept here'", "kept here")):  # as a shell and as %env write it
+        monkeypatch.setenv("COURSE_CHECKPOINTS", value)
+        runs.run(toy, "smoke", ["01"])
+        assert printed(toy / "build/runs/smoke/part/01_first.ipynb") == str(toy / meant)
+    runs.publish(toy, ["01"])
+    assert printed(first(toy)) == own.replace("/smoke/", "/page/")
+
+
+def test_text_is_written_with_the_same_line_ends_everywhere():
+    """Windows would write \\r\\n, and every file would differ."""
+    without = []
+    for path in sorted((ROOT / "course_tools").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                mode = [part.value for part in node.args[1:2] if isinstance(part, ast.Constant)]
+                writes = name == "write_text" or (name == "open" and mode in (["w"], ["a"], ["x"]))
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                if writes and options.get("newline") != repr("\n"):
+                    without.append(f"{path.name}:{node.lineno}")
+    assert without == []
 
 
 def test_unknown_scale_and_chapter_end_with_2_and_the_valid_names(toy, capsys):
@@ -341,27 +451,45 @@ def test_address_is_copied_from_the_configuration(toy):
     (toy / "README.md").write_text(
         "git clone https://github.com/a/b\n[a](https://github.com/a/b/issues) [c](https://github.com/a/b-c)\n"
         "https://a.github.io/b/ https://colab.research.google.com/github/a/b/blob/main/notebooks/y.ipynb\n"
+        "https://github.com/a/b.git git@github.com:a/b notebooks/a/b\n"
     )
     (toy / "CITATION.cff").write_text('repository-code: "https://github.com/a/b"\n')
-    assert address(toy) and address(toy, write=False) == []
+    (toy / "picture").write_bytes(b"\xff https://github.com/a/b")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "-A"], check=True)
+    (toy / "notes.md").write_text("https://github.com/a/b")  # not the project's
+    assert address(toy) == []
     (toy / "_config.yml").write_text("repository:\n  url: https://github.com/new/place\n  branch: trunk\n")
-    names = [f"notebooks/{FIRST}.ipynb", f"notebooks/{SECOND}.ipynb", "README.md", "CITATION.cff", "pyproject.toml"]
+    names = ["CITATION.cff", "README.md", f"notebooks/{FIRST}.ipynb", f"notebooks/{SECOND}.ipynb", "pyproject.toml"]
     assert address(toy, write=False) == names and main(["address", "--check"]) == 1
     assert main(["address"]) == 0 and main(["address", "--check"]) == 0
     cells = read_notebook(first(toy)).cells
-    assert f"github.com/github/new/place/blob/trunk/notebooks/{FIRST}.ipynb" in cells[0].source.replace(
-        "colab.research.google.com", "github.com"
-    )
+    assert "https://colab.research.google.com/github/new/place/blob/trunk/notebooks/x.ipynb" in cells[0].source
     assert "git+https://github.com/new/place\n" in cells[1].source
     assert (toy / "README.md").read_text() == (
         "git clone https://github.com/new/place\n[a](https://github.com/new/place/issues) "
         "[c](https://github.com/a/b-c)\nhttps://new.github.io/place/ "
         "https://colab.research.google.com/github/new/place/blob/trunk/notebooks/y.ipynb\n"
+        "https://github.com/new/place.git git@github.com:a/b notebooks/a/b\n"
     )
+    (toy / "_config.yml").write_text("repository:\n  url: https://github.com/new/place\n  branch: main\n")
+    assert address(toy) == ["README.md", f"notebooks/{FIRST}.ipynb", f"notebooks/{SECOND}.ipynb"]
 
 
-def test_the_address_is_the_same_everywhere(root):
+def test_the_address_is_looked_for_in_a_checkout(toy, capsys):
+    assert main(["address"]) == 2
+    assert "in the files that git knows, but fatal: not a git repository" in capsys.readouterr().err
+
+
+def test_the_address_is_the_same_everywhere(root, chapter):
+    """What is looked for is what pyproject.toml says, so a chapter that was written with another one is found here."""
+    url, branch = read_address(root)
     assert address(root, write=False) == []
+    cells = read_notebook(chapter_path(root, chapter)).cells
+    link = f"{url.replace('github.com', 'colab.research.google.com/github')}/blob/{branch}/notebooks/{chapter}.ipynb"
+    assert f"]({link})" in cells[0].source
+    installs = [line for cell in cells for line in cell.source.splitlines() if "%pip install" in line]
+    assert [line.strip() for line in installs] == [f"%pip install -q --no-deps git+{url}"]
 
 
 def test_a_chapter_that_was_edited_while_it_ran_is_not_stored(toy, edit, monkeypatch, capsys):
