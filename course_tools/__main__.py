@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     command("publish", "run chapters at the page scale and store outputs and records", True)
     added = command("repeats", "run chapters with further seeds and store their records", True)
     added.add_argument("--seeds", type=int, default=3, help="seeds in all, the published 0 included")
-    command("confirm", "keep stale records whose code still trains the same, to the last digit", True)
+    added = command("confirm", "keep records and pages whose code has changed and still gives the same", True)
+    told = "changed definitions that no healthy run comes to, and that you answer for"
+    added.add_argument("--by-hand", nargs="*", default=[], metavar="NAME", help=told)
     command("golden", "make the golden runs of chapters in tests/golden", True)
     command("check", "say which outputs, records and golden runs are stale")
     added = command("address", "copy the repository's address from _config.yml to where it is used")
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "confirm":
             from course_tools.confirm import confirm
 
-            return confirm(root, options.chapters)
+            return confirm(root, options.chapters, options.by_hand)
 
         from course_tools import runs
 

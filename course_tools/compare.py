@@ -43,7 +43,7 @@ def _value(match: re.Match) -> float:
     return sign * float(match["digits"].replace(",", "") + (match["power"] or ""))
 
 
-def _number_difference(golden: re.Match, new: re.Match) -> str | None:
+def _number_difference(golden: re.Match, new: re.Match, exactly: bool) -> str | None:
     units = [(match["unit"] or "").strip() for match in (golden, new)]
     a, b = _value(golden), _value(new)
     if units[0] != units[1] or _decimal(golden) != _decimal(new):
@@ -55,23 +55,25 @@ def _number_difference(golden: re.Match, new: re.Match) -> str | None:
             return f"measurements more than a factor of {FACTOR} apart"
     elif not _decimal(golden):
         return None if a == b else "another integer"
+    elif exactly:
+        return None if a == b else "another decimal"
     elif abs(a - b) > ABSOLUTE + RELATIVE * abs(a):
         return f"further apart than {ABSOLUTE} + {RELATIVE} of the first"
     return None
 
 
-def text_difference(golden: str, new: str) -> str | None:
-    """What differs between two texts, in one line, or None where they agree."""
+def text_difference(golden: str, new: str, exactly: bool = False) -> str | None:
+    """What differs between two texts, in one line, or None where they agree; with `exactly` without tolerance."""
     for a, b in zip_longest(_pieces(golden), _pieces(new), fillvalue="the end"):
         if isinstance(a, str) or isinstance(b, str):
             if a != b:
                 return f"{_show(a)} became {_show(b)}"
-        elif why := _number_difference(a, b):
+        elif why := _number_difference(a, b, exactly):
             return f"{_show(a)} became {_show(b)}: {why}"
     return None
 
 
-def _flatten(outputs: list) -> list[tuple[str, str]]:
+def _flatten(outputs: list, pictures: bool) -> list[tuple[str, str]]:
     flat = []
     for output in outputs:
         if output["output_type"] == "stream":
@@ -79,17 +81,24 @@ def _flatten(outputs: list) -> list[tuple[str, str]]:
         elif output["output_type"] == "error":
             flat.append(("error", f"{output['ename']}: {output['evalue']}"))
         else:
-            data = {k: v for k, v in output["data"].items() if k not in ("image/png", "image/jpeg")}
+            data = {k: v for k, v in output["data"].items() if pictures or k not in ("image/png", "image/jpeg")}
             flat += [(key, "".join(data[key])) for key in sorted(data)]
     return flat
 
 
-def outputs_difference(golden: list, new: list) -> str | None:
-    """What differs between the outputs of a golden cell and of the same cell run again."""
-    golden, new = _flatten(golden), _flatten(new)
+def outputs_difference(golden: list, new: list, exactly: bool = False) -> str | None:
+    """What differs between the outputs of a golden cell and of the same cell run again.
+
+    With `exactly`, decimals have no tolerance, and pictures count.
+    """
+    golden, new = _flatten(golden, exactly), _flatten(new, exactly)
     if [kind for kind, _ in golden] != [kind for kind, _ in new]:
         return f"outputs {[kind for kind, _ in golden]} became {[kind for kind, _ in new]}"
     for (kind, a), (_, b) in zip(golden, new, strict=True):
-        if why := text_difference(a, b):
+        if kind.startswith("image/"):
+            why = None if a == b else "another picture"
+        else:
+            why = text_difference(a, b, exactly)
+        if why:
             return f"{kind}: {why}"
     return None

@@ -1,4 +1,4 @@
-"""Keep records when the training code changed but still trains the same."""
+"""Keep what is stored when code has changed and still gives the same, to the last digit."""
 
 from __future__ import annotations
 
@@ -8,32 +8,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbformat import NotebookNode
 from tqdm import tqdm
 
-from course_tools.chapters import UserError, chapter_path, choose_chapters, read_notebook, records_of
-from course_tools.fingerprints import recipe_fingerprint, training_fingerprint
-from course_tools.runs import GOLDEN_ENVIRONMENT, execute
+from course_tools.chapters import UserError, chapter_path, choose_chapters, read_notebook, records_of, write_notebook
+from course_tools.compare import outputs_difference
+from course_tools.fingerprints import Code, changed, executed, page_code, recipe_code, training_code
+from course_tools.rename import rename_outputs
+from course_tools.thin import Trial, run_chapter, run_recipe
 from course_utils.race import RECIPES
-
-# a recipe's network and options, for two epochs at most, on a few small drawn shapes
-SHORT_RACE = """
-import sys
-from dataclasses import replace
-from course_utils import ImageData, make_shapes, race
-recipe = race.RECIPES[sys.argv[1]]
-channels = 1 if recipe.data == "mnist" else 3
-def few(name, size, *_):
-    for count in (512, 64):
-        shapes = make_shapes(count, size, seed=count)
-        yield ImageData(shapes.images[:, :channels], shapes.labels, shapes.classes, "shapes")
-race.load_data = few
-sizes = tuple(min(size, 48) for size in recipe.image_sizes[:2])
-race.race(replace(recipe, data="shapes", image_sizes=sizes))
-"""
+from course_utils.settings import named_folder
 
 
 @dataclass
@@ -43,89 +32,186 @@ class Source:
     name: str
     folder: str  # below results/
     pattern: str
-    code: Callable[[Path], str]  # of a checkout: the fingerprint
-    run: Callable[[Path, Path], str]  # a checkout and a folder for the small run's records: an error, or nothing
+    code: Callable[[Path], Code]  # of a checkout
+    run: Callable[[Path, Path, str], Trial]  # a checkout, the real data, a precision
+    notebook: str = ""
 
 
-def confirm(root: Path, words: list[str] | None = None) -> int:
-    """Compare the code that made stale records with the code as it is, and take over those that are the same.
+class Change:
+    """What differs between two versions of code, and which part of it a small run has executed."""
 
-    Both versions of a chapter are run at the smoke scale (and, without words, of each recipe of the race, for two
-    epochs at most, on some drawn shapes). A run whose every figure is equal, to the last digit, keeps its records: they
-    count as made by the present code, and each notes the commit. What has other figures stays stale. Runs that only
-    one of the versions has change nothing for the others; a record whose run has another name at the smoke scale
-    needs all of them equal. Nothing is run where the code that decides is the same
-    and only the rule has changed by which a fingerprint is taken.
+    def __init__(self, before: Code, now: Code, ran: set[str], by_hand: set[str]):
+        names = {name for name in changed(before.definitions, now) if name in now.definitions}
+        done = executed(names, ran)
+        self.executed, self.by_hand = sorted(done), sorted((names - done) & by_hand)
+        left = ", ".join(sorted(names - done - by_hand))
+        self.not_run = f"changed and not executed here: {left}. --by-hand names what tests answer for" if left else ""
+
+    def entry(self, root: Path, commit: str) -> dict:
+        """What is stored with whatever was confirmed."""
+        head = _git(root, "rev-parse", "HEAD")
+        return {"commit": head, "commit_before": commit, "executed": self.executed, "by_hand": self.by_hand}
+
+
+def confirm(root: Path, words: list[str] | None = None, by_hand: list[str] | None = None) -> int:
+    """Compare the code that made stale records and pages with the code as it is, and take over what is the same.
+
+    Both versions run at the records' own settings on a part of the real data, and every function that is executed is
+    noted. A record stays stale if its settings or any figure of its run differ, or if a definition that has changed
+    was not executed: nobody knows then what it does. `by_hand` names definitions that somebody answers for, such as
+    one that tests cover and no healthy run comes to; the record says so. A page stays stale if any output differs.
 
     Raises:
-        UserError: the code is not committed, so no later check could find it again.
+        UserError: the code is not committed, so no later check could find it again; or there are no real data.
     """
-    if changed := _git(root, "status", "--porcelain", "course_utils", "notebooks"):
-        raise UserError(f"Commit the code first, since records name the commit that was compared:\n{changed}")
+    if uncommitted := _git(root, "status", "--porcelain", "course_utils", "notebooks"):
+        raise UserError(f"Commit the code first, since records name the commit that was compared:\n{uncommitted}")
     sources = [_chapter(chapter) for chapter in choose_chapters(root, words)]
-    sources += [] if words else [_recipe(name) for name in RECIPES]
-    return max([_confirm(root, source) for source in tqdm(sources, leave=False)], default=0)
+    sources += [] if words else [_recipe(name) for name in RECIPES if name != "smoke"]
+    return max([_confirm(root, source, set(by_hand or ())) for source in tqdm(sources, leave=False)], default=0)
 
 
-def _confirm(root: Path, source: Source) -> int:
-    """Do it for one source; 1 if records stay stale."""
-    now, figures, status = source.code(root), None, 0
+def _confirm(root: Path, source: Source, by_hand: set[str]) -> int:
+    """Do it for one source; 1 if something stays stale."""
+    now, trials, status = source.code(root), {}, 0
+    data = named_folder("COURSE_DATA", root / "data").resolve()
     records = records_of(root / "results", source.folder, source.pattern)
-    stale = {name: record for name, record in records.items() if record["code"] != now}
-    for code in sorted({record["code"] for record in stale.values()}):
-        names = [name for name, record in stale.items() if record["code"] == code]
-        commits = sorted({stale[name].get("confirmed", [stale[name]])[-1]["commit"] for name in names})
+    stale = {name: record for name, record in records.items() if record["code"] != now.fingerprint}
+    page, published = _stale_page(root, source)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, record in stale.items():
+        groups.setdefault((_origin(record)[0], record["precision"]), []).append(name)
+    if page is not None and not groups:
+        groups["", "float32"] = []
+    for (code, precision), names in sorted(groups.items()):
+        commits = sorted({_origin(stale[name])[1] for name in names})
         try:
-            with _made_by(root, source, commits, code) as then:
-                if source.code(then) == now:
-                    differences = dict.fromkeys(names, "")
-                else:
-                    before = _figures(then, source)
-                    figures = figures or _figures(root, source)
-                    differences = {name: _difference(before, figures, name) for name in names}
+            with _made_by(root, source, [*published, *commits], code) as (then, commit), ThreadPoolExecutor(2) as pool:
+                before = pool.submit(source.run, then, data, precision)
+                if precision not in trials:
+                    trials[precision] = source.run(root, data, precision)
+                before, after = before.result(), trials[precision]
+                change = Change(source.code(then), now, after.ran, by_hand)
+                problems = {name: _difference(before, after, stale[name]) or change.not_run for name in names}
+                if page is not None and _page_is_of(page, commit, published, then, source):
+                    made_by = page_code(read_notebook(then / source.notebook), _package(then))
+                    shown = Change(made_by, page_code(page), after.ran, by_hand)
+                    status |= _confirm_page(root, source, page, commit, _page_difference(before, after), shown)
+                    page = None
         except UserError as error:
-            differences = dict.fromkeys(names, str(error))
-        for why in sorted(set(differences.values()) - {""}):
-            tqdm.write(f"{source.name}: {list(differences.values()).count(why)} records stay stale: {why}")
+            problems = dict.fromkeys(names, str(error))
+        for why in sorted(set(problems.values()) - {""}):
+            tqdm.write(f"{source.name}: {list(problems.values()).count(why)} records stay stale: {why}")
             status = 1
-        same = [name for name, why in differences.items() if not why]
-        confirmed = {"commit": _git(root, "rev-parse", "HEAD"), "code_before": code}
-        for name in same:
+        for name in [name for name, why in problems.items() if not why]:
+            record = stale[name] | {"code": now.fingerprint, "definitions": now.definitions}
+            record["confirmed"] = [*stale[name].get("confirmed", []), change.entry(root, commit)]
             path = root / "results" / source.folder / f"{name}.json"
-            record = stale[name] | {"code": now, "confirmed": [*stale[name].get("confirmed", []), confirmed]}
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
-        if same:
-            tqdm.write(f"{source.name}: {len(same)} records confirmed")
+        if same := list(problems.values()).count(""):
+            told = ", ".join(change.executed) or "nothing"
+            tqdm.write(f"{source.name}: {same} records confirmed; executed of what has changed: {told}")
+    if page is not None:
+        tqdm.write(f"{source.name}: its page stays stale: no commit that was run holds the code that made it")
+        status = 1
     return status
 
 
+def _origin(record: dict) -> tuple[str, str]:
+    """The code that a record is sure to be of, as its fingerprint, and a commit at which that was.
+
+    Older confirmations looked at drawn shapes only, and do not say what they executed: they do not count.
+    """
+    confirmed = record.get("confirmed", [])
+    if confirmed and "executed" in confirmed[-1]:
+        return record["code"], confirmed[-1]["commit"]
+    return (confirmed[0]["code_before"] if confirmed else record["code"]), record["commit"]
+
+
+def _stale_page(root: Path, source: Source) -> tuple[NotebookNode | None, list[str]]:
+    """The notebook of a source if its page is stale, and the commits that may hold the code that made it."""
+    if not source.notebook:
+        return None, []
+    page = read_notebook(root / source.notebook)
+    course = page.metadata.get("course")
+    if not course or course["code"] == page_code(page).fingerprint:
+        return None, []
+    if "commit" in course:
+        later = _git(root, "rev-list", "--reverse", f"{course['commit']}..HEAD", "--", source.notebook).split()
+        return page, [course["commit"], *later]
+    return page, _git(root, "log", "--format=%H", f"-S{course['code']}", "--", source.notebook).split()[-1:]
+
+
+def _page_is_of(page: NotebookNode, commit: str, published: list[str], then: Path, source: Source) -> bool:
+    """Whether a checkout holds the code that made a page; of pages that do not say which definitions, by history."""
+    course = page.metadata["course"]
+    if "definitions" not in course:
+        return commit in published
+    return page_code(read_notebook(then / source.notebook), _package(then)).fingerprint == course["code"]
+
+
+def _confirm_page(root: Path, source: Source, page: NotebookNode, commit: str, difference: str, change: Change) -> int:
+    """Note in a notebook that its outputs are also those of the code as it is; 1 if they are not."""
+    if why := difference or change.not_run:
+        tqdm.write(f"{source.name}: its page stays stale: {why}")
+        return 1
+    now, course = page_code(page), page.metadata["course"]
+    course |= {"code": now.fingerprint, "definitions": now.definitions, "commit": _git(root, "rev-parse", "HEAD")}
+    course["confirmed"] = [*course.get("confirmed", []), change.entry(root, commit)]
+    write_notebook(page, root / source.notebook)
+    tqdm.write(f"{source.name}: its page confirmed")
+    return 0
+
+
+def _page_difference(before: Trial, now: Trial) -> str:
+    """What differs between the outputs of two small runs, in one line; empty if nothing does, times apart."""
+    for name, outputs in now.outputs.items():
+        if why := outputs_difference(rename_outputs(before.outputs.get(name, [])), outputs, exactly=True):
+            return f"cell {name} shows something else: {why}"
+    return ""
+
+
+def _difference(before: Trial, now: Trial, record: dict) -> str:
+    """What differs between two small runs of a record's run, or in their settings; empty if nothing does."""
+    figures = [_figures(trial, record["run"]) for trial in (before, now)]
+    if not (figures[0] and figures[1]):
+        errors = "; ".join(dict.fromkeys(before.errors[:1] + now.errors[:1]))
+        return f"the run {record['run']} was not made again{f' ({errors})' if errors else ''}"
+    if figures[0] != figures[1]:
+        return f"{record['run']} has other figures"
+    settings = next(made["settings"] for made in now.records if made["run"] == record["run"])
+    other = [name for name in settings | record["settings"] if settings.get(name) != record["settings"].get(name)]
+    return f"{record['run']} has other settings: {', '.join(other)}" if other else ""
+
+
+def _figures(trial: Trial, run: str) -> dict[int, list]:
+    """What a small run gave, by seed; seconds left out."""
+    found = {}
+    for record in trial.records:
+        if record["run"] == run:
+            history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["history"]]
+            data = {key: value for key, value in record["data"].items() if key != "digest"}
+            found[record["seed"]] = [record["parameters"], record["macs"], data, record["settings"], history]
+    return found
+
+
 def _chapter(name: str) -> Source:
-    def code(root: Path) -> str:
+    def code(root: Path) -> Code:
         path = chapter_path(root, name)
-        return training_fingerprint(read_notebook(path), _package(root)) if path.is_file() else ""
+        return training_code(read_notebook(path), _package(root)) if path.is_file() else Code({})
 
-    def run(root: Path, folder: Path) -> str:
-        with tempfile.TemporaryDirectory() as empty:
-            env = GOLDEN_ENVIRONMENT | {"COURSE_CHECKPOINTS": f"{empty}/checkpoints", "COURSE_DATA": f"{empty}/data"}
-            return execute(root, name, "smoke", 0, Path(empty, "run.ipynb"), folder, **env).error
+    def run(root: Path, data: Path, precision: str) -> Trial:
+        return run_chapter(root, name, data, precision)
 
-    return Source(name, name, "*.json", code, run)
+    return Source(name, name, "*.json", code, run, f"notebooks/{name}.ipynb")
 
 
 def _recipe(name: str) -> Source:
-    def code(root: Path) -> str:
-        return recipe_fingerprint(name, _package(root))
+    def code(root: Path) -> Code:
+        return recipe_code(name, _package(root))
 
-    def run(root: Path, folder: Path) -> str:
-        with tempfile.TemporaryDirectory() as empty:
-            # not in the golden environment: without the processor's bfloat16, Muon takes minutes
-            env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
-            env |= {"COURSE_CHECKPOINTS": empty, "COURSE_RESULTS": str(folder)}
-            command = [sys.executable, "-c", SHORT_RACE, name]
-            done = subprocess.run(
-                command, cwd=root, env=env | {"PYTHONPATH": str(root)}, capture_output=True, text=True
-            )
-            return done.stderr if done.returncode else ""
+    def run(root: Path, data: Path, precision: str) -> Trial:
+        return run_recipe(root, name, data, precision)
 
     return Source(f"race {name}", "race", f"*-{name}-seed*.json", code, run)
 
@@ -143,61 +229,40 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 @contextmanager
-def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Iterator[Path]:
-    """A checkout of the first of the commits that holds the code that made records.
+def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Iterator[tuple[Path, str]]:
+    """A checkout of the first of some commits that holds the code that made records, and that commit.
 
-    A chapter may have been trained before its notebook was committed: so the commits of that notebook count, too.
+    A chapter may have been trained before its notebook was committed: so the later commits of that notebook count, too.
     """
-    later = _git(root, "rev-list", "--reverse", f"{commits[0]}..HEAD", "--", f"notebooks/{source.name}.ipynb")
+    later = ""
+    if source.notebook:
+        later = _git(root, "rev-list", "--reverse", f"{commits[-1]}..HEAD", "--", source.notebook)
     for commit in dict.fromkeys([*commits, *later.split()]):
         with tempfile.TemporaryDirectory() as folder:
             then = Path(folder) / "then"
             _git(root, "worktree", "add", "--detach", str(then), commit)
             try:
-                if code == source.code(then) or code == _code_by_its_rule(then, source):
-                    yield then
+                if code in ("", source.code(then).fingerprint, _code_by_its_rule(then, source)):
+                    yield then, commit
                     return
             finally:
                 _git(root, "worktree", "remove", "--force", str(then))
     raise UserError(f"no commit of {', '.join(commit[:7] for commit in commits)} holds the code that made them")
 
 
-def _code_by_its_rule(then: Path, source: Source) -> str:
-    """The fingerprint as a checkout's own course_tools take it."""
-    make = "_recipe" if source.folder == "race" else "_chapter"
-    name = source.name.removeprefix("race ")
-    program = f"from course_tools import confirm; print(confirm.{make}({name!r}).code(confirm.Path.cwd()))"
-    env = os.environ | {"PYTHONPATH": str(then)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=then, env=env, capture_output=True, text=True)
-    return done.stdout.strip()
+RULE = """
+from pathlib import Path
+from course_tools import fingerprints
+from course_tools.chapters import chapter_path, read_notebook
+name = {name!r}
+if name.startswith("race "):
+    print(fingerprints.recipe_fingerprint(name[5:]))
+else:
+    print(fingerprints.training_fingerprint(read_notebook(chapter_path(Path.cwd(), name))))
+"""
 
 
-def _figures(root: Path, source: Source) -> dict[str, list]:
-    """The figures of a small run, seconds left out, by the name of the run: one list for each seed."""
-    with tempfile.TemporaryDirectory() as folder:
-        if error := source.run(root, Path(folder)):
-            raise UserError(f"the code of {root} could not be run: {error}")
-        records = records_of(Path(folder), source.folder)
-    found = {}
-    for name, record in records.items():
-        history = [{key: value for key, value in row.items() if key != "seconds"} for row in record["history"]]
-        figures = [name.rpartition("-seed")[2], record["parameters"], record["macs"], record["data"], history]
-        found.setdefault(_run(name), []).append(figures)
-    return found
-
-
-def _run(name: str) -> str:
-    """The run of a record's name, which is scale-run-seedN."""
-    return name.partition("-")[2].rpartition("-seed")[0]
-
-
-def _difference(before: dict[str, list], now: dict[str, list], name: str) -> str:
-    """What differs between two small runs for a record of this name; empty if nothing does."""
-    runs = before.keys() | now.keys()
-    runs = {_run(name)} & runs or runs  # a run that is named by a setting has another name at the smoke scale
-    for run in sorted(runs):
-        if run not in before or run not in now:
-            return f"the run {run} is in one of them only"
-        if before[run] != now[run]:
-            return f"{run} has other figures"
-    return "" if runs else "nothing was recorded"
+def _code_by_its_rule(then: Path, source: Source) -> str | None:
+    """The fingerprint as an older checkout's own course_tools take it; None where they cannot."""
+    env, command = os.environ | {"PYTHONPATH": str(then)}, [sys.executable, "-c", RULE.format(name=source.name)]
+    return subprocess.run(command, cwd=then, env=env, capture_output=True, text=True).stdout.strip() or None

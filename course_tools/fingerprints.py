@@ -145,6 +145,29 @@ def _parts(name: str, statement: ast.AST) -> dict[str, ast.AST]:
     return {name: head} | {f"{name}.{method}": tree for method, tree in methods.items()}
 
 
+def executed(names: set[str], ran: set[str], package: Path | None = None) -> set[str]:
+    """Which of some cells and definitions took part where the functions `ran` were executed.
+
+    A cell did; a function or method if it ran; a constant if something that took part uses it.
+    """
+    functions, users = set(), {}
+    for name, statements in _definitions(package or PACKAGE, shown=True).items():
+        for statement in statements:
+            if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+                functions |= _parts(name, statement).keys()
+            for part, tree in _parts(name, statement).items():
+                for used in _names(tree, set()):
+                    users.setdefault(used, set()).add(part)
+
+    def took_part(name: str, above: tuple[str, ...] = ()) -> bool:
+        if name in functions or name.startswith("cell "):
+            return name in ran or name.startswith("cell ")
+        using = users.get(name, set()) - {name, *above}
+        return not using or any(took_part(user, (*above, name)) for user in using)
+
+    return {name for name in names if took_part(name)}
+
+
 def _names(tree: ast.AST, own: set[str]) -> set[str]:
     """Every name that a tree uses and that may be another module's: variables, attributes, imports, words in quotes.
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from course_tools.chapters import UserError, records_of
-from course_tools.fingerprints import recipe_fingerprint
+from course_tools.fingerprints import recipe_code
 from course_tools.runs import environment
 
 
@@ -22,8 +22,10 @@ def race(root: Path, names: list[str] | None, seeds: int = 1, record: bool = Fal
         raise UserError(f"There is no recipe {unknown[0]!r}. Valid: {', '.join(RECIPES)}.")
     results = root / ("results" if record else "build/race/results")
     for name in names:
-        code = recipe_fingerprint(name)
-        there = {r["seed"] for r in records_of(results, "race", f"*-{name}-*").values() if r["code"] == code}
+        code = recipe_code(name)
+        there = {
+            r["seed"] for r in records_of(results, "race", f"*-{name}-*").values() if r["code"] == code.fingerprint
+        }
         for seed in range(seeds):
             if record and seed in there:
                 print(f"{name}, seed {seed}: recorded already")
@@ -32,8 +34,8 @@ def race(root: Path, names: list[str] | None, seeds: int = 1, record: bool = Fal
             values = {
                 "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
                 "COURSE_RESULTS": str(results),
-                "COURSE_CHECKPOINTS": str(root / "build/checkpoints/race" / code[:16]),
-                "COURSE_CODE": code,
+                "COURSE_CHECKPOINTS": str(root / "build/checkpoints/race" / code.fingerprint[:16]),
+                "COURSE_CODE": code.as_json(),
             }
             with environment(**values):
                 marks = race(RECIPES[name], seed)

@@ -1,5 +1,6 @@
 """Give records, published pages and golden runs the names that the scales have today; no figure changes."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -41,13 +42,20 @@ def _rename_in(path: Path) -> bool:
             course["records"] = [re.sub(f"^{old}-", f"{new}-", name) for name in course["records"]]
     for cell in notebook.cells:
         if cell.cell_type == "code" and "settings.table" in cell.source:
-            for output in cell.outputs:
-                for kind in ("text/html", "text/plain"):
-                    if text := output.get("data", {}).get(kind):
-                        for heading, new in _HEADINGS:
-                            text = re.sub(heading, rf"{new}\1", text)
-                        output["data"][kind] = text
+            cell.outputs = rename_outputs(cell.outputs)
     if json.dumps(notebook) == before:
         return False
     write_notebook(notebook, path)
     return True
+
+
+def rename_outputs(outputs: list) -> list:
+    """The outputs of a cell with the scales' names of today in the headings of its tables."""
+    outputs = copy.deepcopy(outputs)
+    for output in outputs:
+        for kind in ("text/html", "text/plain"):
+            if text := output.get("data", {}).get(kind):
+                for heading, new in _HEADINGS:
+                    text = re.sub(heading, rf"{new}\1", text)
+                output["data"][kind] = text
+    return outputs

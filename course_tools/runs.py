@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from course_tools.chapters import (
     tags,
     write_notebook,
 )
-from course_tools.fingerprints import fingerprint, training_fingerprint
+from course_tools.fingerprints import fingerprint, page_code, training_code
 from course_utils.settings import named_folder
 
 # Golden runs take the same path through torch on any x86-64 machine, with or without a GPU; one thread, since
@@ -82,13 +83,13 @@ def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, resul
     output.parent.mkdir(parents=True, exist_ok=True)
     start, wall = time.perf_counter(), time.time()
     try:
-        training = training_fingerprint(read_notebook(source))
-        paths, own = [str(root), os.environ.get("PYTHONPATH", "")], _checkpoints(root, scale, training)
+        training = training_code(read_notebook(source))
+        paths, own = [str(root), os.environ.get("PYTHONPATH", "")], _checkpoints(root, scale, training.fingerprint)
         values = {
             "COURSE_DATA": str(named_folder("COURSE_DATA", root / "data").resolve()),
             "COURSE_RESULTS": str(results),
             "COURSE_CHECKPOINTS": str(named_folder("COURSE_CHECKPOINTS", own).resolve()),
-            "COURSE_CODE": training,
+            "COURSE_CODE": training.as_json(),
             "TQDM_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
@@ -208,7 +209,7 @@ def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
         results, output = Path(folder) / "results", Path(folder) / "chapter.ipynb"
         if (root / "results").is_dir():
             shutil.copytree(root / "results", results)
-        training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
+        training = training_code(read_notebook(chapter_path(root, chapter))).fingerprint
         for name, record in records_of(results, chapter).items():
             if record["seed"] == seed or record["code"] != training:
                 if record["scale"] == "page":
@@ -223,6 +224,12 @@ def _run_apart(root: Path, chapter: str, seed: int, accept) -> Outcome:
             except UserError as error:
                 return Outcome(chapter, "failed", outcome.seconds, error=str(error))
         return outcome
+
+
+def head(root: Path) -> str:
+    """The commit that is checked out, "unknown" where there is none."""
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def publish(root: Path, words: list[str] | None = None) -> int:
@@ -242,10 +249,13 @@ def publish(root: Path, words: list[str] | None = None) -> int:
             for cell in notebook.cells:
                 for output in cell.get("outputs", []):
                     _shrink_photograph(output)
+            code = page_code(source)
             notebook.metadata["course"] = {
                 "scale": "page",
                 "seed": 0,
-                "code": fingerprint(source),
+                "code": code.fingerprint,
+                "definitions": code.definitions,
+                "commit": head(root),
                 "records": names,
             }
             kept = {file.stem for file in folder.glob("*.json")}
@@ -275,7 +285,7 @@ def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
     for seed in range(1, seeds):
 
         def work(chapter: str, seed: int = seed) -> Outcome:
-            training = training_fingerprint(read_notebook(chapter_path(root, chapter)))
+            training = training_code(read_notebook(chapter_path(root, chapter))).fingerprint
             current = [r for r in records_of(root / "results", chapter, "page-*").values() if r["code"] == training]
             there = {r["run"] for r in current if r["seed"] == seed}
             if there and there == {r["run"] for r in current if r["seed"] == 0}:

@@ -9,7 +9,7 @@ from course_tools.chapters import (
     read_notebook,
     records_of,
 )
-from course_tools.fingerprints import fingerprint, recipe_fingerprint, training_fingerprint
+from course_tools.fingerprints import Code, changed, fingerprint, page_code, recipe_code, training_code
 from course_utils.race import RECIPES
 
 RACE = "race"  # the folder of results that belongs to no chapter
@@ -43,7 +43,15 @@ def _outputs(notebook, where: str, publish: str) -> list[str]:
     return problems
 
 
-def _records(root: Path, chapter: str, training: str, listed: list[str]) -> list[str]:
+def _what(before: object, now: Code) -> str:
+    """Which cells and definitions have changed, for the end of a sentence."""
+    if not isinstance(before, dict):
+        return ""
+    names = changed(before, now)
+    return f" ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
+
+
+def _records(root: Path, chapter: str, training: Code, listed: list[str]) -> list[str]:
     problems = []
     records = records_of(root / "results", chapter)
     for name in sorted(set(listed) - set(records)):
@@ -55,10 +63,10 @@ def _records(root: Path, chapter: str, training: str, listed: list[str]) -> list
             way_out = f"make repeats CHAPTERS={chapter} SEEDS={record['seed'] + 1}"
         elif record["scale"] != "page":
             way_out = f"Run the chapter at the {record['scale']} scale again, or delete the record."
-        if record["code"] != training:
+        if record["code"] != training.fingerprint:
             problems.append(
                 f"{where}: the chapter's training code, or what it uses of course_utils, has changed since it "
-                f"was made. {way_out}"
+                f"was made{_what(record.get('definitions'), training)}. {way_out}, or make confirm"
             )
         if record["scale"] == "page" and record["seed"] == 0 and name not in listed:
             problems.append(f"{where}: the published run did not write it. {way_out}")
@@ -86,10 +94,15 @@ def check_published(root: Path, chapter: str) -> list[str]:
     if not course:
         return [f"{where}: has no published run. {way_out}"]
     problems = []
-    if course["code"] != fingerprint(notebook):
-        problems.append(f"{where}: stale, its code has changed since its outputs were made. {way_out}")
+    code = page_code(notebook)
+    if course["code"] != code.fingerprint:
+        what = _what(course.get("definitions"), code)
+        problems.append(
+            f"{where}: stale, its code, or what it uses of course_utils, has changed since its outputs were made{what}. "
+            f"{way_out}, or make confirm"
+        )
     problems += _outputs(notebook, where, way_out)
-    return problems + _records(root, chapter, training_fingerprint(notebook), course["records"])
+    return problems + _records(root, chapter, training_code(notebook), course["records"])
 
 
 def check_races(root: Path) -> list[str]:
@@ -99,10 +112,10 @@ def check_races(root: Path) -> list[str]:
         where, recipe = f"results/{RACE}/{name}.json", record["run"]
         if recipe not in RECIPES:
             problems.append(f"{where}: there is no recipe of that name. Delete it.")
-        elif record["code"] != recipe_fingerprint(recipe):
+        elif record["code"] != (code := recipe_code(recipe)).fingerprint:
             problems.append(
-                f"{where}: the recipe, or what it uses of course_utils, has changed since it was made. "
-                f"make race RECIPES={recipe} SEEDS={record['seed'] + 1} RECORD=1"
+                f"{where}: the recipe, or what it uses of course_utils, has changed since it was made"
+                f"{_what(record.get('definitions'), code)}. make race RECIPES={recipe} SEEDS={record['seed'] + 1} RECORD=1"
             )
     return problems
 

@@ -9,14 +9,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from course_tools import fingerprints
 from course_tools.chapters import UserError, all_chapters, chapter_path, read_notebook
-from course_tools.fingerprints import fingerprint, training_fingerprint
+from course_tools.fingerprints import fingerprint, training_code
 
 FIRST = "notebooks/part/01_first.ipynb"
 
 
 def test_fingerprint_follows_code_only(toy, edit):
     path = toy / FIRST
-    full, training = fingerprint(read_notebook(path)), training_fingerprint(read_notebook(path))
+    full, training = fingerprint(read_notebook(path)), training_code(read_notebook(path)).fingerprint
     edit(path, 3, "folder.mkdir", "# a comment\n\nfolder.mkdir")
     edit(path, 0, "# part", "# Part")
     edit(path, 1, "github.com/a/b", "github.com/c/d")
@@ -24,9 +24,9 @@ def test_fingerprint_follows_code_only(toy, edit):
     assert fingerprint(read_notebook(path)) == full
     edit(path, 5, "Image(", "Image(data=")
     assert fingerprint(read_notebook(path)) != full
-    assert training_fingerprint(read_notebook(path)) == training
+    assert training_code(read_notebook(path)).fingerprint == training
     edit(path, 3, "0.5 + seed", "0.6 + seed")
-    assert training_fingerprint(read_notebook(path)) != training
+    assert training_code(read_notebook(path)).fingerprint != training
 
 
 def test_a_cell_that_does_not_parse_is_named():
@@ -56,17 +56,17 @@ def change(path, old, new):
 
 def test_what_a_module_does_as_a_program_trains_no_chapter(package, notebook):
     """`if __name__ == "__main__":` does nothing on import; any other bare statement acts on everything."""
-    before = training_fingerprint(notebook, package)
+    before = training_code(notebook, package).fingerprint
     path = package / "settings.py"
     text = path.read_text(encoding="utf-8")
     path.write_text(text + '\nif __name__ == "__main__":\n    print(1)\n', encoding="utf-8")
-    assert training_fingerprint(notebook, package) == before
+    assert training_code(notebook, package).fingerprint == before
     path.write_text(text + "\nif True:\n    print(1)\n", encoding="utf-8")
-    assert training_fingerprint(notebook, package) != before
+    assert training_code(notebook, package).fingerprint != before
 
 
 def test_a_copy_has_the_same_fingerprint(package, notebook):
-    assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint == training_code(notebook).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -88,20 +88,20 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
 )
 def test_what_decides_training_counts(package, notebook, module, old, new):
     change(package / f"{module}.py", old, new)
-    assert training_fingerprint(notebook, package) != training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint != training_code(notebook).fingerprint
 
 
 def test_a_cell_without_code_trains_nothing():
     cell = new_code_cell("fit(a)")
-    assert training_fingerprint(new_notebook(cells=[cell, new_code_cell("# exercise 1: your code here")])) == (
-        training_fingerprint(new_notebook(cells=[cell]))
+    assert training_code(new_notebook(cells=[cell, new_code_cell("# exercise 1: your code here")])).fingerprint == (
+        training_code(new_notebook(cells=[cell])).fingerprint
     )
 
 
 def test_the_counting_for_records_counts_always(package):
     notebook = new_notebook(cells=[new_code_cell("from course_utils import save_record")])
     change(package / "summary.py", "sum(counts.values()) // 2", "sum(counts.values()) // 3")
-    assert training_fingerprint(notebook, package) != training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint != training_code(notebook).fingerprint
 
 
 def test_what_the_chapter_does_not_reach_does_not_count(package, notebook):
@@ -109,18 +109,18 @@ def test_what_the_chapter_does_not_reach_does_not_count(package, notebook):
         file.write("\n\nclass LaterNetwork:\n    pass\n\n\ndef later_block(fit):\n    return fit, load_data\n")
     change(package / "plots.py", '"font.size": 11', '"font.size": 12')  # in use_style, which every chapter calls
     change(package / "records.py", "indent=1", "indent=2")  # in save_record
-    assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint == training_code(notebook).fingerprint
 
 
 @pytest.mark.parametrize("use", ["from course_utils.later import swish as act", "course_utils.later.swish(1)", "swish"])
 def test_a_new_module_counts_once_it_is_used(package, notebook, use):
     (package / "later.py").write_text("def swish(x):\n    return x\n")
-    assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint == training_code(notebook).fingerprint
     used = read_notebook(chapter_path(ROOT, "ladder/03_stem"))
     used.cells.append(new_code_cell(use))
-    before = training_fingerprint(used, package)
+    before = training_code(used, package).fingerprint
     change(package / "later.py", "return x", "return -x")
-    assert training_fingerprint(used, package) != before
+    assert training_code(used, package).fingerprint != before
 
 
 @pytest.mark.parametrize("module", ["training", "data", "networks", "settings"])
@@ -129,17 +129,17 @@ def test_comments_layout_and_docstrings_do_not_count(package, notebook, module):
     text = path.read_text(encoding="utf-8")
     path.write_text("# a comment\n\n" + text.replace("\n\n\n", "\n\n\n\n\n") + "\n# and one more\n", encoding="utf-8")
     change(path, '"""', '"""Another first line. ')
-    assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint == training_code(notebook).fingerprint
 
 
 def test_a_docstring_more_or_less_does_not_count(package, notebook):
     change(package / "training.py", "-> str:\n    return (\n", '-> str:\n    """Say it."""\n    return (\n')
-    assert training_fingerprint(notebook, package) == training_fingerprint(notebook)
+    assert training_code(notebook, package).fingerprint == training_code(notebook).fingerprint
 
 
 def test_empty_fields_do_not_count(notebook, monkeypatch):
     # from 3.12 on a function has an empty field more, and from 3.13 on ast.dump leaves such fields out
-    before, parse = training_fingerprint(notebook), ast.parse
+    before, parse = training_code(notebook).fingerprint, ast.parse
 
     class Later(ast.FunctionDef):
         _fields = (*ast.FunctionDef._fields, "added_later")
@@ -154,4 +154,4 @@ def test_empty_fields_do_not_count(notebook, monkeypatch):
         return tree
 
     monkeypatch.setattr(fingerprints.ast, "parse", parse_later)
-    assert training_fingerprint(notebook) == before
+    assert training_code(notebook).fingerprint == before

@@ -11,7 +11,7 @@ from torch import nn
 
 from course_tools import race as command
 from course_tools.chapters import UserError
-from course_tools.fingerprints import recipe_fingerprint
+from course_tools.fingerprints import recipe_code
 from course_tools.staleness import check_races
 from course_utils import fit, make_shapes, muon, training
 from course_utils import race as module
@@ -247,7 +247,7 @@ def test_the_command(folders, monkeypatch, quick, capsys):
     assert "smoke, seed 1" in told
     assert "scaled (s)" in told
     records = [record_of(folders, seed=seed) for seed in (0, 1)]
-    assert {record["code"] for record in records} == {recipe_fingerprint("smoke")}
+    assert {record["code"] for record in records} == {recipe_code("smoke").fingerprint}
     assert check_races(folders) == []
     # recorded runs are not run again
     monkeypatch.setattr(module, "race", None)
@@ -289,11 +289,11 @@ def test_a_recipe_of_its_own_leaves_the_other_records(tmp_path):
     package.mkdir()
     for path in (ROOT / "course_utils").glob("*.py"):
         (package / path.name).write_text(path.read_text())
-    before = {name: recipe_fingerprint(name, package) for name in ("imagenette-83", "imagenette-87")}
-    assert before["imagenette-83"] == recipe_fingerprint("imagenette-83")
+    before = {name: recipe_code(name, package).fingerprint for name in ("imagenette-83", "imagenette-87")}
+    assert before["imagenette-83"] == recipe_code("imagenette-83").fingerprint
     source = (package / "race.py").read_text()
     (package / "race.py").write_text(source.replace("sizes(16, 64, 128)", "sizes(17, 64, 128)"))
-    assert recipe_fingerprint("imagenette-83", package) == before["imagenette-83"]
-    assert recipe_fingerprint("imagenette-87", package) != before["imagenette-87"]
+    assert recipe_code("imagenette-83", package).fingerprint == before["imagenette-83"]
+    assert recipe_code("imagenette-87", package).fingerprint != before["imagenette-87"]
     (package / "race.py").write_text(source.replace("before = matmul_gflops(device=chosen)", "before = 7"))
-    assert recipe_fingerprint("imagenette-83", package) != before["imagenette-83"]
+    assert recipe_code("imagenette-83", package).fingerprint != before["imagenette-83"]
