@@ -98,8 +98,8 @@ def check_published(root: Path, chapter: str) -> list[str]:
     if course["code"] != code.fingerprint:
         what = _what(course.get("definitions"), code)
         problems.append(
-            f"{where}: stale, its code, or what it uses of course_utils, has changed since its outputs were made{what}. "
-            f"{way_out}, or make confirm"
+            f"{where}: stale, its code, or what it uses of course_utils, has changed since its outputs were "
+            f"made{what}. {way_out}, or make confirm"
         )
     problems += _outputs(notebook, where, way_out)
     return problems + _records(root, chapter, training_code(notebook), course["records"])
@@ -115,7 +115,8 @@ def check_races(root: Path) -> list[str]:
         elif record["code"] != (code := recipe_code(recipe)).fingerprint:
             problems.append(
                 f"{where}: the recipe, or what it uses of course_utils, has changed since it was made"
-                f"{_what(record.get('definitions'), code)}. make race RECIPES={recipe} SEEDS={record['seed'] + 1} RECORD=1"
+                f"{_what(record.get('definitions'), code)}. "
+                f"make race RECIPES={recipe} SEEDS={record['seed'] + 1} RECORD=1"
             )
     return problems
 

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from course_tools import fingerprints
 from course_tools.chapters import UserError, all_chapters, chapter_path, read_notebook
-from course_tools.fingerprints import fingerprint, training_code
+from course_tools.fingerprints import Code, changed, executed, fingerprint, page_code, training_code
 
 FIRST = "notebooks/part/01_first.ipynb"
 
@@ -72,10 +72,10 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        ("training", "weight_decay: float = 5e-4,", "weight_decay: float = 4e-4,"),
-        ("training", "model.zero_grad()", "pass"),  # inside fit
-        ("training", "dtype != torch.float32", "False"),  # in predict, which evaluate calls, which fit calls
-        ("training", "(logits.argmax(1) == data.labels)", "(logits.argmin(1) == data.labels)"),
+        ("training", '"weight_decay": 5e-4', '"weight_decay": 4e-4'),
+        ("training", "run.model.zero_grad()", "pass"),  # in _train_epoch, which fit calls
+        ("evaluation", "dtype != torch.float32", "False"),  # in predict, which evaluate calls, which fit calls
+        ("evaluation", "(logits.argmax(1) == data.labels)", "(logits.argmin(1) == data.labels)"),
         ("data", "1.25 * image_size", "1.26 * image_size"),
         ("data", "draft(", "DRAFT("),  # in _decode, three calls below load_data
         ("data", 'name == "imagenette" else Path', 'name == "imagenet" else Path'),
@@ -89,6 +89,63 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
 def test_what_decides_training_counts(package, notebook, module, old, new):
     change(package / f"{module}.py", old, new)
     assert training_code(notebook, package).fingerprint != training_code(notebook).fingerprint
+
+
+def test_a_network_named_by_text_counts(package):
+    """`getattr(networks, settings.network)`: the name stands in quotes, in a cell or in what is reached."""
+    devices = read_notebook(chapter_path(ROOT, "depth/05_more_than_one_device"))
+    before = training_code(devices, package)
+    assert {"resnet50", "Bottleneck", "Bottleneck.__init__"} <= before.definitions.keys()
+    change(package / "networks.py", "out_channels // 4", "out_channels // 8")
+    assert changed(before.definitions, training_code(devices, package)) == ["Bottleneck.__init__"]
+
+
+def test_what_a_chapter_defines_itself_is_its_own(package):
+    """Its list `sizes` is not the function of that name in `race`; an attribute of that name may be."""
+    own, used = (
+        new_notebook(cells=[new_code_cell(source)]) for source in ("sizes = [3, 4]\nlen(sizes)", "race.sizes(1)")
+    )
+    before = [training_code(notebook, package) for notebook in (own, used)]
+    assert ["sizes" in code.definitions for code in before] == [False, True]
+    change(package / "race.py", "all_sizes = range(first, last + 1, step)", "all_sizes = range(first, last, step)")
+    assert training_code(own, package) == before[0] and training_code(used, package) != before[1]
+
+
+def test_a_variable_inside_a_function_is_no_definition_elsewhere(package):
+    (package / "later.py").write_text("def helper():\n    sizes = [1]\n    return sizes\n")
+    notebook = new_notebook(cells=[new_code_cell("helper()")])
+    assert "sizes" not in training_code(notebook, package).definitions
+    (package / "later.py").write_text("def helper():\n    from course_utils.race import sizes\n    return sizes\n")
+    assert "sizes" in training_code(notebook, package).definitions
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "name"),
+    [
+        ("records", ".std():.1f}", ".sem():.1f}", "accuracy_text"),
+        ("plots", '"font.size": 11', '"font.size": 12', "use_style"),
+        ("training", "run.model.zero_grad()", "pass", "_train_epoch"),
+    ],
+)
+def test_a_page_depends_on_what_it_shows_as_well(package, notebook, module, old, new, name):
+    before = page_code(notebook, package)
+    change(package / f"{module}.py", old, new)
+    assert changed(before.definitions, page_code(notebook, package)) == [name]
+
+
+def test_what_changed_is_named():
+    code = Code({"fit": "1", "cell a": "2"})
+    assert changed({"fit": "0", "cell a": "2", "gone": "3"}, code) == ["fit", "gone"]
+    assert changed("unknown", code) == ["cell a", "fit"]
+
+
+def test_what_took_part_in_a_run(package):
+    """Functions that ran, cells, and constants that something which took part uses, through other constants too."""
+    (package / "later.py").write_text(
+        "LOW = 1\nHIGH = LOW + 1\nUNUSED = 3\n\n\ndef ran():\n    return HIGH\n\n\ndef did_not():\n    return UNUSED\n"
+    )
+    names = {"cell a", "LOW", "HIGH", "UNUSED", "ran", "did_not"}
+    assert executed(names, {"ran"}, package) == {"cell a", "LOW", "HIGH", "ran"}
 
 
 def test_a_cell_without_code_trains_nothing():
