@@ -75,28 +75,29 @@ def _confirm(root: Path, source: Source, by_hand: set[str]) -> int:
     """Do it for one source; 1 if something stays stale."""
     now, trials, status = source.code(root), {}, 0
     data = named_folder("COURSE_DATA", root / "data").resolve()
+
+    def run_both(then: Path, precision: str) -> tuple[Trial, Trial]:
+        with ThreadPoolExecutor(1) as pool:
+            before = pool.submit(source.run, then, data, precision)
+            if precision not in trials:
+                trials[precision] = source.run(root, data, precision)
+            return before.result(), trials[precision]
+
     records = records_of(root / "results", source.folder, source.pattern)
     stale = {name: record for name, record in records.items() if record["code"] != now.fingerprint}
     page, published = _stale_page(root, source)
     groups: dict[tuple[str, str], list[str]] = {}
     for name, record in stale.items():
         groups.setdefault((_origin(record)[0], record["precision"]), []).append(name)
-    if page is not None and not groups:
-        groups["", "float32"] = []
     for (code, precision), names in sorted(groups.items()):
         commits = sorted({_origin(stale[name])[1] for name in names})
         try:
-            with _made_by(root, source, [*published, *commits], code) as (then, commit), ThreadPoolExecutor(2) as pool:
-                before = pool.submit(source.run, then, data, precision)
-                if precision not in trials:
-                    trials[precision] = source.run(root, data, precision)
-                before, after = before.result(), trials[precision]
+            with _made_by(root, source, [*published, *commits], code) as (then, commit):
+                before, after = run_both(then, precision)
                 change = Change(source.code(then), now, after.ran, by_hand)
                 problems = {name: _difference(before, after, stale[name]) or change.not_run for name in names}
                 if page is not None and _page_is_of(page, commit, published, then, source):
-                    made_by = page_code(read_notebook(then / source.notebook), _package(then))
-                    shown = Change(made_by, page_code(page), after.ran, by_hand)
-                    status |= _confirm_page(root, source, page, commit, _page_difference(before, after), shown)
+                    status |= _confirm_page(root, source, page, (then, commit), (before, after), by_hand)
                     page = None
         except UserError as error:
             problems = dict.fromkeys(names, str(error))
@@ -112,8 +113,15 @@ def _confirm(root: Path, source: Source, by_hand: set[str]) -> int:
             told = ", ".join(change.executed) or "nothing"
             tqdm.write(f"{source.name}: {same} records confirmed; executed of what has changed: {told}")
     if page is not None:
-        tqdm.write(f"{source.name}: its page stays stale: no commit that was run holds the code that made it")
-        status = 1
+        precision = next((record["precision"] for record in records.values()), "float32")
+        for commit in published:
+            with _checkout(root, commit) as then:
+                if _page_is_of(page, commit, published, then, source):
+                    return status | _confirm_page(
+                        root, source, page, (then, commit), run_both(then, precision), by_hand
+                    )
+        tqdm.write(f"{source.name}: its page stays stale: no commit holds the code that made it")
+        return 1
     return status
 
 
@@ -150,12 +158,21 @@ def _page_is_of(page: NotebookNode, commit: str, published: list[str], then: Pat
     return page_code(read_notebook(then / source.notebook), _package(then)).fingerprint == course["code"]
 
 
-def _confirm_page(root: Path, source: Source, page: NotebookNode, commit: str, difference: str, change: Change) -> int:
+def _confirm_page(
+    root: Path,
+    source: Source,
+    page: NotebookNode,
+    made: tuple[Path, str],
+    trials: tuple[Trial, Trial],
+    by_hand: set[str],
+) -> int:
     """Note in a notebook that its outputs are also those of the code as it is; 1 if they are not."""
-    if why := difference or change.not_run:
+    (then, commit), now = made, page_code(page)
+    change = Change(page_code(read_notebook(then / source.notebook), _package(then)), now, trials[1].ran, by_hand)
+    if why := _page_difference(*trials) or change.not_run:
         tqdm.write(f"{source.name}: its page stays stale: {why}")
         return 1
-    now, course = page_code(page), page.metadata["course"]
+    course = page.metadata["course"]
     course |= {"code": now.fingerprint, "definitions": now.definitions, "commit": _git(root, "rev-parse", "HEAD")}
     course["confirmed"] = [*course.get("confirmed", []), change.entry(root, commit)]
     write_notebook(page, root / source.notebook)
@@ -238,16 +255,23 @@ def _made_by(root: Path, source: Source, commits: list[str], code: str) -> Itera
     if source.notebook:
         later = _git(root, "rev-list", "--reverse", f"{commits[-1]}..HEAD", "--", source.notebook)
     for commit in dict.fromkeys([*commits, *later.split()]):
-        with tempfile.TemporaryDirectory() as folder:
-            then = Path(folder) / "then"
-            _git(root, "worktree", "add", "--detach", str(then), commit)
-            try:
-                if code in ("", source.code(then).fingerprint, _code_by_its_rule(then, source)):
-                    yield then, commit
-                    return
-            finally:
-                _git(root, "worktree", "remove", "--force", str(then))
+        with _checkout(root, commit) as then:
+            if code in (source.code(then).fingerprint, _code_by_its_rule(then, source)):
+                yield then, commit
+                return
     raise UserError(f"no commit of {', '.join(commit[:7] for commit in commits)} holds the code that made them")
+
+
+@contextmanager
+def _checkout(root: Path, commit: str) -> Iterator[Path]:
+    """A checkout of a commit, for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        then = Path(folder) / "then"
+        _git(root, "worktree", "add", "--detach", str(then), commit)
+        try:
+            yield then
+        finally:
+            _git(root, "worktree", "remove", "--force", str(then))
 
 
 RULE = """
