@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_tools.chapters import UserError, chapter_path, read_notebook, records_of, tags
+from course_tools.fingerprints import PACKAGE
 
 
 @dataclass
@@ -55,9 +56,9 @@ class Finder(importlib.abc.MetaPathFinder):
         def load(module):
             import torch
             whole(module)
-            counts = module.IMAGENETTE_COUNTS
+            counts = getattr(module, "IMAGENETTE_COUNTS", {{}})
             counts.update(dict.fromkeys(counts, 1))
-            read = module._from_torchvision
+            read = getattr(module, "_from_torchvision", None)
             few = lambda data: data.subset(240) if len(data) > 1000 else data
             module._from_torchvision = lambda *rest: tuple(map(few, read(*rest)))
             if {precision!r} == "float32":
@@ -85,7 +86,7 @@ def thin_data(source: Path, target: Path) -> None:
         kept = PARTS.get(here.parent.name, len(files))
         for name in sorted(files)[:kept]:
             (here / name).symlink_to(Path(place, name).resolve())
-    if not any(target.iterdir()):
+    if not target.is_dir() or not any(target.iterdir()):
         raise UserError(f"{source} holds no data: set COURSE_DATA to the folder of the real images.")
 
 
@@ -128,7 +129,8 @@ def run_chapter(root: Path, chapter: str, data: Path, precision: str) -> Trial:
             cell.source = f"scale = {page_scale(root)!r}\nseed = 0"
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
-        with thin_environment(root / "course_utils", data, results, precision) as (env, log):
+        package = root / "course_utils" if (root / "course_utils").is_dir() else PACKAGE
+        with thin_environment(package, data, results, precision) as (env, log):
             place = {"metadata": {"path": str(chapter_path(root, chapter).parent)}}
             client = NotebookClient(notebook, timeout=None, allow_errors=True, kernel_name="python3", resources=place)
             client.execute(env=os.environ | env)
@@ -162,5 +164,5 @@ def run_recipe(root: Path, name: str, data: Path, precision: str) -> Trial:
 
 def page_scale(root: Path) -> str:
     """What the scale of the pages is called in a checkout."""
-    text = (root / "course_utils/settings.py").read_text(encoding="utf-8")
-    return "page" if '"page"' in text else "cpu"
+    path = root / "course_utils/settings.py"
+    return "cpu" if path.is_file() and '"page"' not in path.read_text(encoding="utf-8") else "page"

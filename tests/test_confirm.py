@@ -1,0 +1,240 @@
+"""Records and pages are kept when other code still gives the same: what was run says so, and nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from helpers import ROOT, write_folder
+
+from course_tools import confirm as confirming
+from course_tools import fingerprints, runs, thin
+from course_tools.__main__ import main
+from course_tools.chapters import read_notebook, write_notebook
+from course_tools.staleness import check
+
+FIRST = "part/01_first"
+PACKAGE = """\
+RATE = 1
+UNUSED = 2
+
+
+def train(seed):
+    return step(0.5 + seed / 100)
+
+
+def step(value):
+    if value > 5:
+        return on_error(value)
+    return value * RATE
+
+
+def on_error(value):
+    return UNUSED * value
+
+
+def deviation(value):
+    return value - 0.5
+
+
+def count():
+    return 1
+"""
+TRAINING = """\
+import json, os
+from pathlib import Path
+
+from course_utils.net import train
+accuracy = train(seed)
+folder = Path(os.environ["COURSE_RESULTS"], chapter)
+folder.mkdir(parents=True, exist_ok=True)
+record = {
+    "chapter": chapter, "run": "plain", "scale": scale, "seed": seed, "val_accuracy": accuracy, "precision": "float32",
+    **json.loads(os.environ.get("COURSE_CODE") or "{}"), "commit": "unknown", "parameters": 1, "macs": 2, "data": {},
+    "settings": {"epochs": 1, "rates": [1, 2]}, "history": [{"val_accuracy": accuracy, "seconds": 0.5}],
+}
+(folder / f"{scale}-plain-seed{seed}.json").write_text(json.dumps(record))
+print(f"accuracy {accuracy:.3f} after 0.5 s")"""
+
+
+@pytest.fixture(scope="module")
+def template(toy_templates, tmp_path_factory):
+    """A project under git with a package of its own and one toy chapter, published; its name of the first commit."""
+    folder = tmp_path_factory.mktemp("confirm")
+    shutil.copytree(toy_templates[0], folder, dirs_exist_ok=True)
+    (folder / "notebooks/part/02_second.ipynb").unlink()
+    (folder / "_toc.yml").write_text(f"format: jb-book\nroot: index\nchapters:\n  - file: notebooks/{FIRST}\n")
+    (folder / ".gitignore").write_text("results\nbuild\ndata\n")
+    (folder / "course_utils").mkdir()
+    (folder / "course_utils/__init__.py").write_text("")
+    (folder / "course_utils/net.py").write_text(PACKAGE)
+    write_folder(folder / "data" / "pets", count=20)
+    path = folder / f"notebooks/{FIRST}.ipynb"
+    notebook = read_notebook(path)
+    notebook.cells[3].source = TRAINING
+    shows = "from course_utils.net import deviation\nprint(f'deviation {deviation(accuracy):.2f}')"
+    notebook.cells[4].source, notebook.cells[4].metadata["tags"] = shows, ["figure"]
+    write_notebook(notebook, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprints, "PACKAGE", folder / "course_utils")
+        patch.chdir(folder)
+        subprocess.run(["git", "init", "-q"], check=True)
+        made = commit()
+        assert runs.publish(folder) == 0
+        commit()
+        record = folder / f"results/{FIRST}/page-plain-seed0.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"commit": made}))
+    return folder
+
+
+def commit() -> str:
+    run = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    subprocess.run([*run, "add", "-A"], check=True)
+    subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", "a change"], check=True)
+    return subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def project(template, tmp_path, monkeypatch):
+    shutil.copytree(template, tmp_path / "project", dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(confirming, "RECIPES", {})
+    monkeypatch.setattr(fingerprints, "PACKAGE", tmp_path / "project/course_utils")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "project/data"))
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def change(project):
+    """change(old, new): in the package; it is committed."""
+
+    def edit(old: str, new: str) -> str:
+        path = project / "course_utils/net.py"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return commit()
+
+    return edit
+
+
+def stale(project) -> str:
+    """The problems that `check` tells of the record and the page; golden runs are not made here."""
+    return "\n".join(line for line in check(project) if "golden" not in line)
+
+
+def record_of(project) -> dict:
+    return json.loads((project / f"results/{FIRST}/page-plain-seed0.json").read_text())
+
+
+def test_what_is_the_same_is_kept_and_says_what_was_executed(project, change, capsys):
+    before = record_of(project)
+    now = change("return value * RATE", "return RATE * value")
+    assert "has changed since it was made (step)" in stale(project)
+    assert main(["confirm"]) == 0
+    told = capsys.readouterr().out
+    assert f"{FIRST}: 1 records confirmed; executed of what has changed: step" in told and "its page confirmed" in told
+    assert stale(project) == ""
+    record = record_of(project)
+    entry = record["confirmed"][0]
+    assert (entry["commit"], entry["commit_before"]) == (now, before["commit"])
+    assert (entry["executed"], entry["by_hand"]) == (["step"], [])
+    unchanged = {key: value for key, value in before.items() if key not in ("code", "definitions")}
+    assert unchanged == {key: record[key] for key in unchanged}
+    # the next time, it is compared with this commit
+    change("return RATE * value", "return value * (RATE)  # the same\n")
+    assert stale(project) != "" and main(["confirm"]) == 0
+    assert record_of(project)["confirmed"][1]["commit_before"] in (now, commit()) and stale(project) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("return value * RATE", "return value * RATE + 1e-6", "plain has other figures"),
+        ("RATE = 1", "RATE = 1.001", "plain has other figures"),
+        ("0.5 + seed / 100", "nothing", r"the run plain was not made again \(cell cell-3: NameError"),
+    ],
+)
+def test_what_trains_otherwise_stays_stale(project, change, capsys, old, new, told):
+    before = record_of(project)
+    change(old, new)
+    assert main(["confirm"]) == 1
+    assert re.search(f"{FIRST}: 1 records stay stale: {told}", capsys.readouterr().out)
+    assert record_of(project) == before and stale(project) != ""
+
+
+@pytest.mark.parametrize(("old", "name"), [("UNUSED * value", "on_error"), ("UNUSED = 2", "UNUSED")])
+def test_a_definition_that_was_not_executed_is_not_vouched_for(project, change, capsys, old, name):
+    change(old, f"{old} + 1")
+    assert main(["confirm"]) == 1
+    told = capsys.readouterr().out
+    assert f"1 records stay stale: changed and not executed here: {name}. --by-hand names" in told
+    assert "its page stays stale" in told and stale(project) != ""
+    assert main(["confirm", "--by-hand", name]) == 0
+    assert record_of(project)["confirmed"][0]["by_hand"] == [name] and stale(project) == ""
+
+
+def test_settings_are_compared_with_those_of_the_record(project, change, capsys):
+    path = project / f"results/{FIRST}/page-plain-seed0.json"
+    path.write_text(json.dumps(record_of(project) | {"settings": {"epochs": 2, "rates": [1, 2]}}))
+    change("return value * RATE", "return RATE * value")
+    assert main(["confirm"]) == 1
+    assert "1 records stay stale: plain has other settings: epochs" in capsys.readouterr().out
+
+
+def test_a_page_that_shows_something_else_stays_stale_its_records_do_not(project, change, capsys):
+    change("value - 0.5", "value - 0.4")
+    assert re.search(r"^notebooks/.*stale, its code.*\(deviation\)", stale(project)) and "results" not in stale(project)
+    assert main(["confirm"]) == 1
+    told = capsys.readouterr().out
+    assert "its page stays stale: cell cell-4 shows something else: stdout: '0.00' became '0.10'" in told
+    assert stale(project).startswith("notebooks/")
+
+
+def test_an_older_confirmation_does_not_count(project, change):
+    """It compared drawn shapes: the record goes back to the code and the commit that made it."""
+    record = record_of(project)
+    assert confirming._origin(record) == (record["code"], record["commit"])
+    older = record | {"code": "now", "confirmed": [{"code_before": "first", "commit": "a"}, {"code_before": "b"}]}
+    assert confirming._origin(older) == ("first", record["commit"])
+    newer = record | {"code": "now", "confirmed": [{"commit": "c", "executed": []}]}
+    assert confirming._origin(newer) == ("now", "c")
+
+
+def test_code_must_be_committed_and_found_and_data_be_there(project, change, capsys, monkeypatch):
+    (project / "course_utils/net.py").write_text(PACKAGE + "\n\ndef more():\n    return 1\n")
+    assert main(["confirm"]) == 2
+    assert "Commit the code first" in capsys.readouterr().err
+    change("value * RATE", "RATE * value")
+    path = project / f"results/{FIRST}/page-plain-seed0.json"
+    path.write_text(json.dumps(record_of(project) | {"code": "of nobody"}))
+    assert main(["confirm"]) == 1
+    assert re.search("stay stale: no commit of .* holds the code that made them", capsys.readouterr().out)
+    commit()
+    monkeypatch.setenv("COURSE_DATA", str(project / "nowhere"))
+    change("RATE * value", "value * RATE")
+    assert main(["confirm"]) in (1, 2)
+    assert "holds no data: set COURSE_DATA" in "".join(capsys.readouterr())
+
+
+def test_thin_data_is_a_part_of_each_class(tmp_path):
+    write_folder(tmp_path / "data" / "pets", count=20)
+    (tmp_path / "data/MNIST/raw").mkdir(parents=True)
+    for number in range(30):
+        (tmp_path / f"data/MNIST/raw/{number}").write_bytes(b"1")
+    (tmp_path / "data/cache").mkdir()
+    (tmp_path / "data/cache/old.npy").write_bytes(b"1")
+    thin.thin_data(tmp_path / "data", tmp_path / "thin")
+    found = [
+        len(list((tmp_path / "thin" / place).iterdir())) for place in ("pets/train/cat", "pets/val/dog", "MNIST/raw")
+    ]
+    assert found == [thin.PARTS["train"], thin.PARTS["val"], 30] and not (tmp_path / "thin/cache").exists()
+
+
+def test_a_recipe_of_the_race_runs_as_it_stands(tmp_path):
+    """Its own number of epochs, and what it executed, also in other threads."""
+    write_folder(tmp_path / "pets", count=1)
+    trial = thin.run_recipe(ROOT, "smoke", tmp_path, "float32")
+    assert trial.errors == [] and len(trial.records[0]["history"]) == 3
+    assert {"fit", "race", "ImageData.batches", "make_shapes"} <= trial.ran
