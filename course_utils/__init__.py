@@ -2,8 +2,9 @@
 
 Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
 chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes), `survey` (the
-survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes).
+`comparison` (which differences are more than luck), `plots` (one style), `settings` (the three
+scales), `race` (chapter 5's recipes), `survey` (the survey's networks), `charts` (TensorBoard),
+`processes` and `train` (several processes).
 """
 
 from course_utils import networks, plots, processes, records, survey
