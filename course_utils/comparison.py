@@ -52,15 +52,19 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return "better", "worse", "no difference", "no verdict", or "perhaps ..." where many comparisons undo it."""
+        """Return "better", "worse", "undecided" or "no verdict"; "perhaps better" where all together undo it."""
         if self.standard_error is None:
             return "no verdict"
         (low, high), (lowest, highest) = self.interval(), self.interval(self.comparisons)
         if low <= 0 <= high:
-            return "no difference"
-        falls = "loss" in self.metric or "seconds" in self.metric
-        word = "better" if (self.difference > 0) != falls else "worse"
+            return "undecided"
+        word = "better" if (self.difference > 0) != self.less_is_better else "worse"
         return f"perhaps {word}" if lowest <= 0 <= highest else word
+
+    @property
+    def less_is_better(self) -> bool:
+        """Return whether the metric is a loss or a time."""
+        return "loss" in self.metric or "seconds" in self.metric
 
     @property
     def unit(self) -> str:
@@ -80,27 +84,32 @@ class Comparison:
             decimals += 1
         return f"{round(value, decimals) + 0.0:.{decimals}f}"  # never -0.0
 
+    @property
+    def words(self) -> str:
+        """Return "better by 2.1 points", "no difference above 1.9 points", or "no verdict"."""
+        if self.standard_error is None:
+            return "no verdict"
+        size = max(map(abs, self.interval(self.comparisons))) if self.verdict == "undecided" else abs(self.difference)
+        start = "no difference above" if self.verdict == "undecided" else f"{self.verdict} by"
+        return f"{start} {self.number(size)} {self.unit}".rstrip()
+
     def __str__(self) -> str:
         if 0 in self.seeds:
             return f"no verdict: {self.at_chance}"
         start = f"{self.at_chance}; the rest: " if self.at_chance else ""
         few = {0: "", 1: "one run of one of them", 2: "one run of each"}[self.seeds.count(1)]
-        size = f"{self.number(abs(self.difference))} {self.unit}".rstrip()
         if self.standard_error is None:
-            return f"{start}no verdict: {size} apart, {few} cannot decide"
-        decided = self.verdict != "no difference"
-        sign = -1 if decided and self.difference < 0 else 1  # worse by 2.1, not by -2.1
-        low, high, lowest, highest = sorted(sign * end for end in self.interval()) + sorted(
-            sign * end for end in self.interval(self.comparisons)
-        )
-        if not decided:
-            size = f"{self.number(max(-lowest, highest))} {self.unit}".rstrip()
-        notes = f"95 % interval {self.number(low)} to {self.number(high)}"
+            apart = f"{self.number(abs(self.difference))} {self.unit}".rstrip()
+            return f"{start}no verdict: {apart} apart, {few} cannot decide"
+        # worse by 2.1, so not -3.0 to -1.2
+        sign = -1 if self.verdict != "undecided" and self.difference < 0 else 1
+        ends = [sorted(sign * end for end in self.interval(several)) for several in (1, self.comparisons)]
+        notes = "95 % interval {} to {}".format(*map(self.number, ends[0]))
         if self.comparisons > 1:
-            notes += f"; {self.number(lowest)} to {self.number(highest)} for all {self.comparisons} together"
+            notes += "; {} to {} for all {} together".format(*map(self.number, ends[1]), self.comparisons)
         if few:
             notes += f"; {few}, with the deviation of {self.pooled} run{'s' * (self.pooled > 1)}"
-        return f"{start}{self.verdict} {'by' if decided else 'above'} {size} ({notes})"
+        return f"{start}{self.words} ({notes})"
 
 
 def compare(
@@ -195,7 +204,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
             f"difference ({one.unit})" if one.unit else "difference": "" if missing else one.number(one.difference),
             "95 % interval": "{} to {}".format(*ends[0]) if sure else "",
             f"for all {one.comparisons} together": "{} to {}".format(*ends[1]) if sure else "",
-            "verdict": "; ".join(filter(None, (one.verdict, one.at_chance))),
+            "verdict": "; ".join(filter(None, (one.words, one.at_chance))),
         }
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -216,8 +225,8 @@ def difference_of_means(values: np.ndarray, resolution: float = 0.0) -> tuple[np
     difference is (1/n + 1/m) within - 2c/(nm) (within - noise). That is 2/n noise for the same seeds, as in a paired
     test, and (1/n + 1/m) within for others. Its degrees of freedom are Satterthwaite's.
 
-    Where no others lend, the two have their own: pairs for the same seeds, else Welch's test. Where Bartlett's test
-    finds the deviations unequal, the wider of the two intervals holds, and none (nan) if a run has one seed only.
+    Where Bartlett's test finds the deviations unequal, the two runs alone may have an interval of their own, by pairs
+    for the same seeds, else by Welch's test. Then the wider one holds, and none (nan) if a run has one seed only.
 
     Sources: Henderson, Biometrics 9 (1953), method 3; Satterthwaite, Biometrics Bulletin 2 (1946); Bartlett, Proc.
     Royal Society A 160 (1937); Welch, Biometrika 34 (1947).
@@ -232,7 +241,7 @@ def difference_of_means(values: np.ndarray, resolution: float = 0.0) -> tuple[np
         found = _alone(values[:2], there[:2], variances[:2], rounding)
     else:
         found = [np.full(values.shape[2], part) for part in (np.nan, 0.0, np.nan, 0)]
-    if len(freedom) > 2 or counts[:2].min() == 1 <= len(freedom):
+    if len(freedom):
         lent = _together(residuals, there, variances, rounding)
         use = _chance_of_equal(variances, freedom) >= UNEQUAL
         use |= half_width(*lent[:2]) > half_width(*found[:2])
@@ -271,9 +280,10 @@ def _together(residuals: np.ndarray, there: np.ndarray, variances: np.ndarray, r
     # where no two runs have two seeds in common, nothing is known of what seeds share, and nothing is subtracted
     shared = 2 * (there[0] & there[1]).sum() / (n * m) if noise_freedom else 0.0
     rest = (1 / n + 1 / m - shared) / within_freedom
-    # the same variance, written as a sum of two independent parts; never 0 / 0
-    parts = [noise * (shared / max(noise_freedom, 1) + rest), ((y**2).sum(0) - noise) * rest]
-    parts = np.maximum(parts, 1e-99)
+    # the same variance, written as a sum of two independent parts
+    seed = np.maximum((y**2).sum(0) - noise, 0)
+    noise = np.maximum(noise, noise_freedom * rounding + 1e-99)
+    parts = np.stack([noise * (shared / max(noise_freedom, 1) + rest), seed * rest])
     variance = parts.sum(0)
     freedom = np.maximum([noise_freedom, within_freedom - noise_freedom], 1)
     freedom = variance**2 / (parts**2 / freedom[:, None]).sum(0)
