@@ -116,14 +116,14 @@ def forest(comparisons: Sequence[Comparison], title: str = "") -> None:
     """Draw what `compare_all` returned: each difference to the baseline in a row of its own, with its interval.
 
     The thick line is the 95 % interval of that comparison, the thin one that for all of them together. The words at
-    the right say the verdict: a triangle up is better, one down is worse, and an empty circle undecided. Runs that
-    stayed at chance are said in words.
+    the right say the verdict: a triangle up is better, one down is worse, an empty one perhaps, and a circle
+    undecided. Runs that stayed at chance are counted in words.
     """
     first = comparisons[0]
     one_baseline = len({one.baseline for one in comparisons}) == 1
     labels = [one.run if one_baseline else f"{one.run}, against {one.baseline}" for one in comparisons]
-    labels = [textwrap.fill(label, 28) for label in labels]
-    words = [textwrap.fill(_forest_words(one), 30) for one in comparisons]
+    labels = [textwrap.fill(label, 32) for label in labels]
+    words = [_at_chance(one, 0, "{}\n") + textwrap.fill(one.words, 32) for one in comparisons]
     heights = [1 + max(label.count("\n"), text.count("\n")) for label, text in zip(labels, words)]
     places = np.cumsum(heights) - np.array(heights) / 2 + 0.35 * np.arange(len(heights))  # in lines of text
     _, axes = plt.subplots(figsize=(8.5, 1.3 + 0.21 * (sum(heights) + 0.35 * len(heights))))
@@ -141,19 +141,22 @@ def forest(comparisons: Sequence[Comparison], title: str = "") -> None:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_ylim(places[-1] + heights[-1] / 2 + 0.35, -0.35)
-    less, unit = first.less_is_better, f"{first.unit}; " if first.unit else ""
-    lines = f"{_metric_name(first.metric)}, difference" + (f" to {first.baseline}" if one_baseline else "")
-    lines += f"\n({unit}{'left' if less else 'right'} is better; thick: 95 % interval"
-    lines += f", thin: all {first.comparisons} together)" if first.comparisons > 1 else ")"
-    axes.set(xlabel=lines, title=title)
+    name = f"{_metric_name(first.metric)}, difference"
+    if one_baseline:
+        name += f" to {first.baseline}{_at_chance(first, 1, ' ({})')}"
+    notes = [first.unit, f"{'left' if first.less_is_better else 'right'} is better", "thick: 95 % interval"]
+    if first.comparisons > 1:
+        notes.append(f"thin: all {first.comparisons} together")
+    if len({n for one in comparisons for n in one.seeds}) == 1:
+        notes.append(f"{first.seeds[0]} seeds each")
+    axes.set(xlabel=f"{name}\n{'; '.join(filter(None, notes))}", title=title)
     plt.show()
 
 
-def _forest_words(one: Comparison) -> str:
-    """Return the verdict of a comparison for the right of its row, after how many of its runs stayed at chance."""
-    lost, left = one.collapsed[0], one.seeds[0]
-    chance = f"{lost} of {lost + left} runs at chance; " if lost else ""
-    return chance + one.words
+def _at_chance(one: Comparison, which: int, text: str) -> str:
+    """Write how many runs of a comparison (0: the run, 1: its baseline) stayed at chance into a text; "" if none."""
+    lost = one.collapsed[which]
+    return text.format(f"{lost} of {lost + one.seeds[which]} runs at chance") if lost else ""
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:

@@ -114,7 +114,7 @@ FOREST = [
     comparison("a network with a name that is far too long for one line of the picture, 56 layers", -4.0),
     comparison("perhaps", 1.2),
     comparison("undecided", -0.3),
-    comparison("half at chance", -9.0, 1.5, seeds=(1, 3), collapsed=(2, 0)),
+    comparison("most at chance", -9.0, 1.5, seeds=(1, 3), collapsed=(2, 0)),
     comparison("all at chance", float("nan"), None, seeds=(0, 3), collapsed=(3, 0)),
 ]
 
@@ -124,8 +124,8 @@ def test_forest():
     (axes,) = draw()
     assert axes.get_title() == "a title"
     assert axes.get_xlabel() == (
-        "validation accuracy, difference to the baseline\n(points; right is better; thick: 95 % interval, "
-        "thin: all 4 together)"
+        "validation accuracy, difference to the baseline\npoints; right is better; thick: 95 % interval; "
+        "thin: all 4 together"
     )
     zero, *drawn = axes.lines
     assert set(zero.get_xdata()) == {0}
@@ -140,8 +140,8 @@ def test_forest():
     assert looks == [("^", True), ("v", True), ("^", False), ("o", False), ("v", True)]  # told apart without colour
     assert [text.get_text().replace("\n", " ") for text in axes.texts] == [
         "better by 4.0 points", "worse by 4.0 points", "perhaps better by 1.2 points",
-        "no difference above 1.8 points", "2 of 3 runs at chance; worse by 9.0 points",
-        "3 of 3 runs at chance; no verdict",
+        "no difference above 1.8 points", "2 of 3 runs at chance worse by 9.0 points",
+        "3 of 3 runs at chance no verdict",
     ]  # fmt: skip
     low, high = axes.get_xlim()
     assert all(low < end < high for one in FOREST[:5] for end in one.interval(4))
@@ -167,11 +167,15 @@ def test_forest_of_other_baselines_and_metrics():
     plots.forest([comparison("a", -0.1, 0.01, 1, metric="val_loss"),
                   comparison("b", -0.2, 0.01, 1, metric="val_loss", baseline="c")])  # fmt: skip
     (axes,) = draw()
-    assert axes.get_xlabel() == "validation loss, difference\n(left is better; thick: 95 % interval)"
+    assert axes.get_xlabel() == "validation loss, difference\nleft is better; thick: 95 % interval; 3 seeds each"
     assert [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()] == [
         "a, against the baseline", "b, against c"
     ]  # fmt: skip
     assert [line.get_marker() for line in axes.lines[3::3]] == ["^", "^"]
+    plots.forest([comparison("a", 0.1, seeds=(3, 2), collapsed=(0, 1))])
+    assert (
+        draw()[0].get_xlabel().startswith("validation accuracy, difference to the baseline (1 of 3 runs at chance)\n")
+    )
 
 
 def test_names_at_the_ends_do_not_overlap():
