@@ -10,6 +10,7 @@ import pytest
 from course_utils import records
 from course_utils.comparison import (
     Comparison,
+    _chance_of_equal,
     by_chance,
     collapsed,
     compare,
@@ -402,6 +403,29 @@ def test_false_alarms_with_other_seeds(design, shared):
     assert 4 < missed(design, shared) < most
 
 
+@pytest.mark.parametrize("runs", [3, 6, 12])
+@pytest.mark.parametrize("unequal", [0.3, 0.5, 0.8])
+def test_false_alarms_where_deviations_differ(runs, unequal):
+    """At most 6 % where two deviations of a chapter differ by a factor of 1.3, 1.6 or 2.1, in the median."""
+    random = np.random.default_rng(runs)
+    deviations = np.exp(unequal * random.standard_normal((runs, 1, DRAWS // 2)))
+    difference, error, freedom, *_ = difference_of_means(deviations * random.standard_normal((runs, 3, DRAWS // 2)))
+    assert np.mean(np.abs(difference) > half_width(error, freedom)) < 0.06
+    ratio = np.exp(np.median(np.abs(np.log(deviations[0] / deviations[1]))))
+    assert round(float(ratio), 1) == {0.3: 1.3, 0.5: 1.6, 0.8: 2.1}[unequal]
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (3, 3, 3, 3, 3, 3), (5, 3, 2, 9)])
+def test_bartletts_test(counts):
+    """The same as scipy's, which takes over a second to load."""
+    from scipy.stats import bartlett
+
+    random = np.random.default_rng(0)
+    samples = [random.normal(0, 1 + number, count) for number, count in enumerate(counts)]
+    variances, freedom = np.array([[sample.var(ddof=1)] for sample in samples]), np.array(counts) - 1
+    assert _chance_of_equal(variances, freedom) == pytest.approx(bartlett(*samples).pvalue)
+
+
 def test_pooling_makes_intervals_narrower():
     """With three seeds, by a third and more; the interval of the pairs grows when seeds share nothing."""
 
@@ -432,10 +456,16 @@ def test_several_together_are_seldom_wrong():
 # Three seeds and nine
 
 
-def test_three_seeds_agree_by_luck():
+def test_three_seeds_agree_by_luck(root):
     """Chapter 1's network: seeds 0 to 2 say 69.2 ± 0.2, nine seeds 68.6 ± 0.8, and it is one network."""
     first, others = pd.Series([69.32, 69.32, 68.97]), [67.6, 67.3, 68.7, 68.0, 69.5, 68.4]
     nine = pd.Series([*first, *others])
+    sentence = (
+        "ended at {:.1f}, {:.1f} and {:.1f} % with its first three seeds, a deviation of {:.1f} points. Six more "
+    )
+    sentence += "seeds went from {} to {} %, and the deviation of all nine is {:.1f}"
+    told = sentence.format(*first, first.std(), min(others), max(others), nine.std())
+    assert told in (root / "book" / "how_to_use.md").read_text(encoding="utf-8")
     assert records.accuracy_text(first / 100) == "69.2 ± 0.2 % (3 seeds)"
     assert records.accuracy_text(nine / 100) == "68.6 ± 0.8 % (9 seeds)"
     assert mean_text(first / 100) == "69.2 ± 0.5 % (95 % interval of the mean, 3 seeds; deviation of one run 0.2)"
