@@ -19,12 +19,17 @@ UNEQUAL = 0.1  # deviations are not pooled where Bartlett's test finds them less
 class Comparison:
     """A run compared with a baseline: print it for the words, or draw several with `plots.forest`.
 
-    difference: the run's mean minus the baseline's. Accuracies are in points of per cent, and so are
-        standard_error (of the difference; None without a verdict) and deviation (of one run).
-    degrees_of_freedom: of the standard error.
-    pooled: from how many runs the deviation is; 2 are these two alone.
-    seeds: how many seeds of each count; collapsed: how many of each stayed at chance and do not.
-    comparisons: how many were made together, by `compare_all`.
+    Attributes:
+        run, baseline: their labels.
+        metric: what is compared.
+        difference: the run's mean minus the baseline's. Accuracies are in points of per cent.
+        standard_error: of the difference; None without a verdict.
+        degrees_of_freedom: of the standard error.
+        deviation: of one run, in the unit of the difference.
+        pooled: from how many runs the deviation is; 2 are these two alone.
+        seeds: how many seeds of each count.
+        collapsed: how many runs of each stayed at chance, and do not count.
+        comparisons: how many were made together, by `compare_all`.
     """
 
     run: str
