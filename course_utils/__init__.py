@@ -1,10 +1,13 @@
-"""The shared code of the course "One Change at a Time". Small enough to read in an hour.
+"""The shared code of the course "One Change at a Time".
 
-Read it in this order: `data` (images in memory), `training` (the loop), `networks` (what the
-chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes), `survey` (the
-survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes). `versions` looks first whether
-the libraries are new enough.
+The core reads in an evening, in this order: `settings` (the three scales), `data` (images in memory),
+`evaluation` (what a network says about them), `training` (the loop), `networks` (what the chapters built),
+`summary` (where parameters and computation are), `records` (what was measured), `plots` (one style).
+
+The rest are shelves to take from: `pictures` (files to pixels), `checks` (wrong arguments, told in a sentence),
+`checkpoints` (runs that go on), `optimizers` (and schedules), `comparison` (which differences are more than luck),
+`race` (chapter 5's recipes), `survey` (the survey's networks), `charts` (TensorBoard), `processes` and `train`
+(several processes), `versions` (libraries that are too old).
 """
 
 import course_utils.versions  # noqa: F401 - first of all: it says what is too old

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +13,20 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+if TYPE_CHECKING:
+    from course_utils.comparison import Comparison
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 TRAINING, VALIDATION = "#0072B2", "#D55E00"
 PLAIN, RESIDUAL = "#7F7F7F", "#009E73"
 COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#000000")  # for anything else
 MARKERS = ("o", "s", "^", "D", "v", "P")
+# verdict -> marker, colour, whether the marker is filled
+FOREST = {
+    "better": ("^", "#332288", True), "perhaps better": ("^", "#332288", False),
+    "worse": ("v", "#882255", True), "perhaps worse": ("v", "#882255", False),
+    "undecided": ("o", "#595959", False), "no verdict": ("", "#595959", False),
+}  # fmt: skip
 
 
 def use_style() -> None:
@@ -31,26 +42,46 @@ def use_style() -> None:
     })  # fmt: skip
 
 
-def curves(histories: dict[str, pd.DataFrame], metric: str = "val_accuracy", title: str = "") -> None:
+def curves(
+    histories: dict[str, pd.DataFrame | Sequence[pd.DataFrame]], metric: str = "val_accuracy", title: str = ""
+) -> None:
     """Draw one metric of several runs over the epochs, each line named at its end.
 
     Args:
-        histories: label -> what `fit` returned.
+        histories: label -> what `fit` returned; or a list of it, one for each seed, also as records have it. Of
+            several seeds the line is the mean, and a band goes from the lowest to the highest.
         metric: a column of the histories; accuracies are shown in per cent.
+
+    Raises:
+        ValueError: the seeds of a label have not the same epochs.
     """
     _, axes = plt.subplots()
     percent = "accuracy" in metric
-    ends = []
+    ends, counts = [], set()
     for number, (label, history) in enumerate(histories.items()):
-        values = history[metric] * (100 if percent else 1)
+        seeds = [history] if isinstance(history, pd.DataFrame) else list(map(pd.DataFrame, history))
+        epochs = seeds[0]["epoch"]
+        if any(not epochs.equals(seed["epoch"]) for seed in seeds):
+            raise ValueError(f"the seeds of '{label}' have not the same epochs: leave out those that were cut short")
+        values = np.stack([seed[metric] for seed in seeds]) * (100 if percent else 1)
         colour, marker = _colour(label, number), MARKERS[number % len(MARKERS)]
-        axes.plot(history["epoch"], values, color=colour, marker=marker)
-        ends.append((history["epoch"].iloc[-1], values.iloc[-1], label, colour))
-    name = metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
-    axes.set(xlabel="epoch", ylabel=f"{name} (%)" if percent else name, title=title)
+        if len(seeds) > 1:
+            axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+            counts.add(str(len(seeds)))
+        mean = values.mean(0)
+        axes.plot(epochs, mean, color=colour, marker=marker)
+        ends.append((epochs.iloc[-1], mean[-1], label, colour))
+    name = _metric_name(metric)
+    band = f"\nline: mean of {' or '.join(sorted(counts, key=int))} seeds, band: lowest to highest" if counts else ""
+    axes.set(xlabel=f"epoch{band}", ylabel=f"{name} (%)" if percent else name, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     name_points(axes, ends)
     plt.show()
+
+
+def _metric_name(metric: str) -> str:
+    """Return a column of the histories in words, as axes show it."""
+    return metric.replace("val_", "validation ").replace("train_", "training ").replace("_", " ")
 
 
 def _colour(label: str, number: int) -> str:
@@ -79,6 +110,53 @@ def history_curves(history: pd.DataFrame, title: str = "") -> None:
     if title:
         plt.suptitle(title)
     plt.show()
+
+
+def forest(comparisons: Sequence[Comparison], title: str = "") -> None:
+    """Draw what `compare_all` returned: each difference to the baseline in a row of its own, with its interval.
+
+    The thick line is the 95 % interval of that comparison, the thin one that for all of them together. The words at
+    the right say the verdict: a triangle up is better, one down is worse, an empty one perhaps, and a circle
+    undecided. Runs that stayed at chance are counted in words.
+    """
+    first = comparisons[0]
+    one_baseline = len({one.baseline for one in comparisons}) == 1
+    labels = [one.run if one_baseline else f"{one.run}, against {one.baseline}" for one in comparisons]
+    labels = [textwrap.fill(label, 32) for label in labels]
+    words = [_at_chance(one, 0, "{}\n") + textwrap.fill(one.words, 32) for one in comparisons]
+    heights = [1 + max(label.count("\n"), text.count("\n")) for label, text in zip(labels, words)]
+    places = np.cumsum(heights) - np.array(heights) / 2 + 0.35 * np.arange(len(heights))  # in lines of text
+    _, axes = plt.subplots(figsize=(8.5, 1.3 + 0.21 * (sum(heights) + 0.35 * len(heights))))
+    axes.axvline(0, color="black", linewidth=1.2, zorder=1)
+    for place, one, text in zip(places, comparisons, words):
+        marker, colour, filled = FOREST[one.verdict]
+        if one.standard_error is not None:
+            axes.plot(one.interval(one.comparisons), (place, place), color=colour, linewidth=1.1)
+            axes.plot(one.interval(), (place, place), color=colour, linewidth=3.5, solid_capstyle="butt")
+            axes.plot(one.difference, place, marker, color=colour, markerfacecolor=colour if filled else "white",
+                      markersize=8, markeredgewidth=1.5)  # fmt: skip
+        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9.5, color=colour)
+    axes.set_yticks(places, labels, fontsize=9.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(places[-1] + heights[-1] / 2 + 0.35, -0.35)
+    name = f"{_metric_name(first.metric)}, difference"
+    if one_baseline:
+        name += f" to {first.baseline}{_at_chance(first, 1, ' ({})')}"
+    notes = [first.unit, f"{'left' if first.less_is_better else 'right'} is better", "thick: 95 % interval"]
+    if first.comparisons > 1:
+        notes.append(f"thin: all {first.comparisons} together")
+    if len({n for one in comparisons for n in one.seeds}) == 1:
+        notes.append(f"{first.seeds[0]} seeds each")
+    axes.set(xlabel=f"{name}\n{'; '.join(filter(None, notes))}", title=title)
+    plt.show()
+
+
+def _at_chance(one: Comparison, which: int, text: str) -> str:
+    """Write how many runs of a comparison (0: the run, 1: its baseline) stayed at chance into a text; "" if none."""
+    lost = one.collapsed[which]
+    return text.format(f"{lost} of {lost + one.seeds[which]} runs at chance") if lost else ""
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:

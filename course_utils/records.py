@@ -18,6 +18,16 @@ import torchvision
 from torch import nn
 
 from course_utils.checkpoints import plain
+from course_utils.comparison import (  # noqa: F401, compared as records.compare(...)
+    Comparison,
+    by_chance,
+    compare,
+    compare_all,
+    comparison_table,
+    mean_text,
+    seeds_wanted,
+    too_few_seeds,
+)
 from course_utils.settings import Settings
 from course_utils.summary import count
 
@@ -178,7 +188,10 @@ def scoreboard(scale: str, chapter: str | None = None, upto: str | None = None) 
 
 
 def accuracy_text(accuracies: pd.Series) -> str:
-    """Return "71.2 % (one run)" or "71.2 ± 0.4 % (3 seeds)" for accuracies in 0..1."""
+    """Return "71.2 % (one run)" or "71.2 ± 0.4 % (3 seeds)", mean and deviation of one run, for accuracies in 0..1.
+
+    `mean_text` says how well the mean is known.
+    """
     mean = 100 * accuracies.mean()
     if len(accuracies) == 1:
         return f"{mean:.1f} % (one run)"

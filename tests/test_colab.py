@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from course_tools.chapters import all_chapters, chapter_path, read_notebook, tags
 
-HAS = ("torch", "torchvision", "numpy", "matplotlib", "tqdm", "pandas", "ipykernel", "pip")
+HAS = ("torch", "torchvision", "numpy", "matplotlib", "tqdm", "pandas", "scipy", "ipykernel", "pip")
 
 
 def closure(names: tuple[str, ...]) -> dict[str, object]:

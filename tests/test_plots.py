@@ -14,6 +14,7 @@ import torch  # noqa: E402
 from helpers import new_tiny_network  # noqa: E402
 
 from course_utils import make_shapes, plots, summarize  # noqa: E402
+from course_utils.comparison import Comparison  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,113 @@ def test_curves_of_another_metric(metric, label):
     (axes,) = draw()
     assert axes.get_ylabel() == label
     assert [len(line.get_xdata()) for line in axes.lines] == [3, 7]
+
+
+def test_curves_over_seeds():
+    """The mean as the line, the range of the seeds as a band around it, and the axis says so; one path for one seed."""
+    seeds = [history(5, offset / 100) for offset in (0, 2, 7)]
+    as_records = [seed.to_dict("records") for seed in seeds]
+    plots.curves({"three": seeds, "recorded": as_records, "alone": history(5)})
+    (axes,) = draw()
+    assert axes.get_xlabel() == "epoch\nline: mean of 3 seeds, band: lowest to highest"
+    values = 100 * np.stack([seed["val_accuracy"] for seed in seeds])
+    for line, band in zip(axes.lines, axes.collections, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+        outline = band.get_paths()[0].vertices
+        for epoch in range(1, 6):
+            heights = outline[outline[:, 0] == epoch][:, 1]
+            assert (heights.min(), heights.max()) == pytest.approx(
+                (values[:, epoch - 1].min(), values[:, epoch - 1].max())
+            )
+        assert band.get_alpha() < 0.5 and tuple(band.get_facecolor()[0][:3]) == matplotlib.colors.to_rgb(
+            line.get_color()
+        )
+    assert len(axes.collections) == 2 and len(axes.lines) == 3
+    np.testing.assert_allclose(axes.lines[2].get_ydata(), 100 * history(5)["val_accuracy"])
+    assert texts(axes) == {"three", "recorded", "alone"}
+    plots.curves({"one": [history(3)], "two": [history(3), history(3, 0.1)]}, "val_loss")
+    assert draw()[0].get_xlabel() == "epoch\nline: mean of 2 seeds, band: lowest to highest"
+
+
+def test_seeds_of_different_length_have_no_mean():
+    with pytest.raises(ValueError, match="the seeds of 'cut' have not the same epochs: leave out those that were cut"):
+        plots.curves({"cut": [history(5), history(4)]})
+
+
+def comparison(run: str, difference: float, error: float | None = 0.5, several: int = 4, **others) -> Comparison:
+    values = dict(run=run, baseline="the baseline", metric="val_accuracy", difference=difference, standard_error=error,
+                  degrees_of_freedom=10.0, deviation=0.5, pooled=6, seeds=(3, 3), collapsed=(0, 0),
+                  comparisons=several)  # fmt: skip
+    return Comparison(**{**values, **others})
+
+
+FOREST = [
+    comparison("better", 4.0),
+    comparison("a network with a name that is far too long for one line of the picture, 56 layers", -4.0),
+    comparison("perhaps", 1.2),
+    comparison("undecided", -0.3),
+    comparison("most at chance", -9.0, 1.5, seeds=(1, 3), collapsed=(2, 0)),
+    comparison("all at chance", float("nan"), None, seeds=(0, 3), collapsed=(3, 0)),
+]
+
+
+def test_forest():
+    plots.forest(FOREST, title="a title")
+    (axes,) = draw()
+    assert axes.get_title() == "a title"
+    assert axes.get_xlabel() == (
+        "validation accuracy, difference to the baseline\npoints; right is better; thick: 95 % interval; "
+        "thin: all 4 together"
+    )
+    zero, *drawn = axes.lines
+    assert set(zero.get_xdata()) == {0}
+    places = axes.get_yticks()
+    assert len(drawn) == 3 * 5  # nothing is drawn of what has no interval
+    for one, place, number in zip(FOREST, places, range(5)):
+        thin, thick, mark = drawn[3 * number : 3 * number + 3]
+        assert tuple(thin.get_xdata()) == one.interval(4) and tuple(thick.get_xdata()) == one.interval()
+        assert thin.get_linewidth() < thick.get_linewidth()
+        assert mark.get_xdata()[0] == one.difference and mark.get_ydata()[0] == place
+    looks = [(mark.get_marker(), mark.get_markerfacecolor() != "white") for mark in drawn[2::3]]
+    assert looks == [("^", True), ("v", True), ("^", False), ("o", False), ("v", True)]  # told apart without colour
+    assert [text.get_text().replace("\n", " ") for text in axes.texts] == [
+        "better by 4.0 points", "worse by 4.0 points", "perhaps better by 1.2 points",
+        "no difference above 1.8 points", "2 of 3 runs at chance worse by 9.0 points",
+        "3 of 3 runs at chance no verdict",
+    ]  # fmt: skip
+    low, high = axes.get_xlim()
+    assert all(low < end < high for one in FOREST[:5] for end in one.interval(4))
+    assert list(places) == sorted(places) and axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row is at the top
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_words_of_a_forest_do_not_overlap(count):
+    plots.forest((FOREST * 5)[:count])
+    (axes,) = draw()
+    figure = axes.figure
+    words = [*axes.get_yticklabels(), *axes.texts, axes.xaxis.label]
+    boxes = [text.get_window_extent() for text in words]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
+    inside = axes.get_window_extent()
+    assert not any(box.overlaps(inside) for box in boxes)
+    assert inside.width > 0.35 * figure.bbox.width
+
+
+def test_forest_of_other_baselines_and_metrics():
+    plots.forest([comparison("a", -0.1, 0.01, 1, metric="val_loss"),
+                  comparison("b", -0.2, 0.01, 1, metric="val_loss", baseline="c")])  # fmt: skip
+    (axes,) = draw()
+    assert axes.get_xlabel() == "validation loss, difference\nleft is better; thick: 95 % interval; 3 seeds each"
+    assert [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()] == [
+        "a, against the baseline", "b, against c"
+    ]  # fmt: skip
+    assert [line.get_marker() for line in axes.lines[3::3]] == ["^", "^"]
+    plots.forest([comparison("a", 0.1, seeds=(3, 2), collapsed=(0, 1))])
+    assert (
+        draw()[0].get_xlabel().startswith("validation accuracy, difference to the baseline (1 of 3 runs at chance)\n")
+    )
 
 
 def test_names_at_the_ends_do_not_overlap():
