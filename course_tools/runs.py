@@ -27,6 +27,7 @@ from course_tools.chapters import (
     write_notebook,
 )
 from course_tools.fingerprints import fingerprint, training_fingerprint
+from course_utils.settings import named_folder
 
 # Golden runs take the same path through torch on any x86-64 machine, with or without a GPU; one thread, since
 # the tests run two of them side by side
@@ -78,7 +79,7 @@ def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, resul
         training = training_fingerprint(read_notebook(source))
         paths = [str(root), os.environ.get("PYTHONPATH", "")]
         values = {
-            "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
+            "COURSE_DATA": str(named_folder("COURSE_DATA", root / "data").resolve()),
             "COURSE_RESULTS": str(results),
             "COURSE_CHECKPOINTS": str(root / "build/checkpoints" / scale / training[:16]),
             "COURSE_CODE": training,

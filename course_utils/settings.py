@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pandas as pd
 import torch
 
@@ -55,3 +58,12 @@ def choose_scale(scale: str, table: dict[str, tuple]) -> Settings:
         if not isinstance(row, tuple) or len(row) != len(SCALES):
             raise ValueError(f"setting '{name}' needs three values, for {', '.join(SCALES)}")
     return Settings(scale, table)
+
+
+def named_folder(variable: str, default: str | Path) -> Path:
+    """Return the folder that an environment variable names, else the default one.
+
+    Quotes around it, which IPython's `%env` keeps, are taken off; `~` and `$HOME` stand for what they mean in a shell.
+    """
+    value = os.environ.get(variable, "").strip().strip("\"'").strip()
+    return Path(os.path.expandvars(value)).expanduser() if value else Path(default)

@@ -30,13 +30,8 @@ def data_directory(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def wait_for_writing():
-    for future in data._writing.values():
-        future.result()
-
 
 def cached(data_directory):
-    wait_for_writing()
     return [path for path in (data_directory / "cache").glob("*.npy") if not path.name.endswith(".kept.npy")]
 
 
@@ -433,7 +428,6 @@ def test_a_cache_that_was_cut_off_is_decoded_again(tmp_path, data_directory, mon
         after = load_folder(root, 16)
         assert len(opened) == 6
         assert torch.equal(after.images, before.images)
-        wait_for_writing()
         assert path.read_bytes() == whole  # and kept again
 
 
@@ -454,7 +448,6 @@ def test_no_half_written_cache_stands_under_the_final_name(tmp_path, data_direct
 
     monkeypatch.setattr(data.np, "save", full)
     assert len(load_folder(root, 16)) == 6
-    wait_for_writing()
     assert not list((data_directory / "cache").glob("*.npy"))
 
 
@@ -485,7 +478,6 @@ def test_a_cache_that_cannot_be_written_is_told_and_training_goes_on(tmp_path, d
     root = write_folder(tmp_path / "pets") / "train"
     data_directory.write_text("a file where the directory should be")
     assert len(load_folder(root, 16)) == 6
-    wait_for_writing()
     told = capsys.readouterr().out
     assert "could not be kept in" in told
     assert str(data_directory / "cache") in told
