@@ -107,7 +107,10 @@ class ImageData:
             found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
             raise DataError(f"the images of {self.name} must be a tensor of the shape (N, C, H, W), not {found}")
         if images.is_floating_point() and images.numel():
-            low, high = (value.item() for value in images.detach().aminmax())
+            rows = images.detach().permute(0, 2, 3, 1)
+            low, high = map(
+                float, (rows if rows.is_contiguous() else images.detach()).aminmax()
+            )  # fast where it is dense
             if not (low > -1e-4 and high < 1 + 1e-4):  # resizing may round a little beyond; of a NaN neither is true
                 raise DataError(
                     f"the images of {self.name} are floats from {low:.4g} to {high:.4g}, but must lie between 0 and 1: "
@@ -176,14 +179,12 @@ class ImageData:
             if not len(index):
                 return
             x = rows.index_select(0, index).permute(0, 3, 1, 2)
-            if in_floats := x.is_floating_point():
-                x = x.float()
             if zoom < 1:
                 drawn = torch.rand(4, *size, generator=generator)[:, own]
                 x = _zoom(x, zoom, image_size or self.image_size, drawn)
             elif image_size and image_size != self.image_size:
                 x = _resize(x, image_size)
-            x = x.to(device) if in_floats else x.to(device).float().div_(255)
+            x = x.to(device).float().div_(255 if x.dtype == torch.uint8 else 1)
             if flip:
                 mirror = torch.rand(size, generator=generator)[own].view(-1, 1, 1, 1) < 0.5
                 x = torch.where(mirror.to(device), x.flip(-1), x)
@@ -194,6 +195,7 @@ class ImageData:
 
 def _resize(x: torch.Tensor, image_size: int) -> torch.Tensor:
     """Resize images (N, C, H, W) to squares; smoothed first where they become smaller, as PIL does."""
+    x = x.float() if x.is_floating_point() else x  # PyTorch has no such function for floats of 16 bits
     return F.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
 
 
@@ -306,8 +308,8 @@ def load_data(
 
 def _check_sizes(image_size: int, shortest_side: int | None) -> int:
     """Return the shorter side, 1.25 times the size of the images unless given; tell what cannot be."""
-    for name, value in (("image_size", image_size), ("shortest_side", shortest_side)):
-        if value is not None and not (hasattr(value, "__index__") and operator.index(value) > 0):
+    for name, value in (("image_size", image_size), ("shortest_side", 1 if shortest_side is None else shortest_side)):
+        if not (hasattr(value, "__index__") and operator.index(value) > 0):
             raise DataError(f"{name} must be a whole number of pixels, 1 or more, not {value!r}")
     shortest_side = shortest_side or round(1.25 * image_size)
     if shortest_side < image_size:
@@ -331,9 +333,9 @@ def _enough_memory(count: int, channels: int, image_size: int, name: str | Path)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
-        machine = f" This machine has {there / 2**30:.1f} GiB in all." if there < 2**63 else ""
+        machine = f" This machine has {there / 2**30:,.1f} GiB in all." if there < 2**63 else ""
         raise DataError(
-            f"the {count:,} images of {name} take {needed / 2**30:.1f} GiB of memory at {image_size} px, and that is "
+            f"the {count:,} images of {name} take {needed / 2**30:,.1f} GiB of memory at {image_size} px, and that is "
             f"not free.{machine} Choose a smaller image_size (half of it takes a quarter), or use fewer images."
         ) from error
 

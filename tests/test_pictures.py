@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from helpers import tiny_network, write_folder, write_image
 from PIL import Image
 
-from course_utils import DataError, ImageData, data, fit, load_data, load_folder
+from course_utils import DataError, ImageData, data, fit, load_data, load_folder, pictures
 
 RED, WHITE = (220, 20, 30), (255, 255, 255)
 
@@ -202,18 +203,25 @@ def test_a_picture_with_a_hole_is_named_and_not_black(kind, options):
         decode(whole[:middle] + bytes(200) + whole[middle + 200 :], "0.png")
 
 
-@pytest.mark.parametrize("error", [EOFError(), RuntimeError("decoding failed"), MemoryError()])
-def test_whatever_a_reader_raises_is_told_with_the_file(error, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EOFError(), "EOFError"),
+        (RuntimeError("decoding failed"), "decoding failed"),
+        (MemoryError(), "there was not enough memory to decode it"),
+    ],
+)
+def test_whatever_a_reader_raises_is_told_with_the_file(error, told, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(data, "_to_rgb", fail)
-    with pytest.raises(DataError, match=rf"a/0\.png \({str(error) or type(error).__name__}\)"):
+    monkeypatch.setattr(pictures, "_to_rgb", fail)
+    with pytest.raises(DataError, match=rf"a/0\.png \({told}\)"):
         decode(Image.new("RGB", (16, 16)), "0.png")
 
 
 def test_a_picture_too_large_to_decode_is_named(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # more than the other picture has
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 3000)  # more than the other picture has
     with pytest.raises(DataError, match=r"a/0\.png \(.*exceeds limit"):
         decode(Image.new("RGB", (64, 64)), "0.png")
 
@@ -239,12 +247,14 @@ def test_ordinary_pictures_are_decoded_as_they_always_were(tmp_path):
         (tmp_path / "part" / "a" / name).unlink()
 
 
-def test_what_was_decoded_otherwise_is_not_used(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", ["DECODING", "PIL"])
+def test_what_was_decoded_otherwise_is_not_used(tmp_path, monkeypatch, change):
+    other_pillow = SimpleNamespace(__version__="0.1")
     root = write_folder(tmp_path / "pets") / "train"
     load_folder(root, 16)
-    monkeypatch.setattr(data, "DECODING", data.DECODING + 1)
-    decoded, real = [], data._decode
-    monkeypatch.setattr(data, "_decode", lambda *rest: decoded.append(1) or real(*rest))
+    monkeypatch.setattr(pictures, change, getattr(pictures, change) + 1 if change == "DECODING" else other_pillow)
+    decoded, real = [], pictures._decode
+    monkeypatch.setattr(pictures, "_decode", lambda *rest: decoded.append(1) or real(*rest))
     load_folder(root, 16)
     load_folder(root, 16)
     assert decoded == [1]
