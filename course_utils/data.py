@@ -33,6 +33,7 @@ OTHER_NAMES = {"train": {"train", "training"}, "val": {"val", "valid", "validati
 SHAPES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
 )  # fmt: skip
+IMPORTED_BY = os.getpid()
 
 
 @dataclass
@@ -280,6 +281,8 @@ def load_data(
     Raises:
         DataError: data are missing, cut off, broken, too large for the memory, or train and val do not fit together.
     """
+    if os.getpid() != IMPORTED_BY:  # forked: PyTorch's threads did not come along, and it would wait for them for ever
+        torch.set_num_threads(1)
     if name == "shapes":
         return make_shapes(3000, image_size, seed=1), make_shapes(600, image_size, seed=2)
     if name in TORCHVISION_FILES and (found := _torchvision_folder(name)):

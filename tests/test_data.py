@@ -756,10 +756,12 @@ FORK = """
 import os, signal, sys, threading
 from course_utils import load_data
 load_data(sys.argv[1], 32)
+load_data("mnist", 28)  # with several threads
 if (child := os.fork()) == 0:
     signal.alarm(20)  # ends a child that hangs
     load_data(sys.argv[2], 32)
     load_data(sys.argv[2], 32)
+    load_data("mnist", 28)
     os._exit(0)
 print(os.waitpid(child, 0)[1])
 """
@@ -768,7 +770,9 @@ print(os.waitpid(child, 0)[1])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_loads(tmp_path, data_directory):
     folders = [str(write_folder(tmp_path / name)) for name in ("one", "two")]
-    done = subprocess.run([sys.executable, "-c", FORK, *folders], capture_output=True, text=True)
+    write_mnist(data_directory, 40_000)  # PyTorch reads so many labels with more than one thread
+    command, threads = [sys.executable, "-c", FORK, *folders], {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
     assert done.stdout.strip() == "0", done.stderr
     assert len(cached(data_directory)) == 4
 
@@ -1296,15 +1300,17 @@ def test_tiny_network_sees_a_folder(tmp_path):
 # ------------------------------------------------------------------ MNIST and CIFAR-10
 
 
-def write_mnist(root):
+def write_mnist(root, train=5):
     """Write MNIST's four files with five and three images, whose pixels have the value of their number."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for part, count in (("train", 5), ("t10k", 3)):
-        pixels = np.arange(count, dtype=np.uint8).repeat(28 * 28).tobytes()
+    for part, count in (("train", train), ("t10k", 3)):
+        pixels = np.arange(count).astype(np.uint8).repeat(28 * 28).tobytes()
         header = b"".join(number.to_bytes(4, "big") for number in (2051, count, 28, 28))
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels)
-        labels = b"".join(number.to_bytes(4, "big") for number in (2049, count)) + bytes(range(count))
+        labels = b"".join(number.to_bytes(4, "big") for number in (2049, count)) + bytes(
+            number % 10 for number in range(count)
+        )
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
 
 
