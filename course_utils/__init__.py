@@ -1,9 +1,10 @@
 """The shared code of the course "One Change at a Time". Small enough to read in an hour.
 
 Read it in this order: `data` (images in memory), `pictures` (from files to bytes), `training` (the
-loop), `networks` (what the chapters built), `summary` (where parameters and computation are), `records` (what was measured),
-`plots` (one style), `settings` (the three scales), `race` (chapter 5's recipes), `survey` (the
-survey's networks), `charts` (TensorBoard), `processes` and `train` (several processes).
+loop), `networks` (what the chapters built), `summary` (where parameters and computation are),
+`records` (what was measured), `plots` (one style), `settings` (the three scales), `race` (chapter 5's
+recipes), `survey` (the survey's networks), `charts` (TensorBoard), `processes` and `train` (several
+processes).
 """
 
 from course_utils import networks, plots, processes, records, survey

@@ -711,17 +711,19 @@ def test_half_files_of_a_killed_process_are_removed_later(tmp_path, data_directo
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path, data_directory, monkeypatch):
-    root, seen, save = write_folder(tmp_path / "pets") / "train", [], np.save
+    root, seen, written, save = write_folder(tmp_path / "pets") / "train", [], set(), np.save
 
     def look(file, array):
-        seen.extend(path.suffix for path in cached(data_directory))
         save(file, array)
         seen.extend(path.suffix for path in cached(data_directory))
+        written.add(os.fstat(file.fileno()).st_ino)
 
     monkeypatch.setattr(pictures.np, "save", look)
     load_folder(root, 16)
     assert set(seen) == {".part"}
-    assert [path.suffix for path in cached(data_directory)] == [".npy"]
+    (kept,) = cached(data_directory)
+    assert kept.suffix == ".npy"
+    assert {kept.stat().st_ino} == written  # the whole file got another name; nothing was written under this one
 
 
 LOAD = """
@@ -742,13 +744,14 @@ def test_two_processes_at_once(tmp_path, data_directory):
     assert [path.suffix for path in cached(data_directory)] == [".npy"] * 2
 
 
-def test_two_processes_write_files_of_different_names(tmp_path, monkeypatch):
+def test_two_processes_write_files_of_different_names(tmp_path, data_directory, monkeypatch):
     root, names, replace = write_folder(tmp_path / "pets"), [], os.replace
     monkeypatch.setattr(pictures.os, "replace", lambda part, path: names.append(part) or replace(part, path))
     monkeypatch.setattr(pictures.os, "getpid", lambda: 7)  # as in two containers that share a folder
-    load_folder(root / "train", 16)
-    write_image(root / "train" / "cat" / "1.png", 77)
-    load_folder(root / "train", 16)
+    for _ in range(2):
+        load_folder(root / "train", 16)
+        (kept,) = cached(data_directory)
+        kept.unlink()
     assert len(set(names)) == len(names) == 2
 
 
