@@ -4,7 +4,6 @@ The two sides take turns, so that a busy machine slows both; each ratio is the m
 """
 
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -78,7 +77,7 @@ def fit_against_loop(turns: int, count: int) -> float:
 @contextmanager
 def _folder(per_class: int):
     """A folder of JPEG images in train/ and val/: links to Imagenette's where it is there, else drawn ones."""
-    source = Path(os.environ.get("COURSE_DATA", "data")).resolve() / "imagenette2-160"
+    source = data.data_directory().resolve() / "imagenette2-160"
     with tempfile.TemporaryDirectory() as name, environment(COURSE_DATA=f"{name}/decoded"):
         root = Path(name) / "images"
         if source.is_dir():
@@ -122,9 +121,7 @@ def data_against_loader(turns: int, per_class: int) -> tuple[float, float, float
 
         def decode() -> None:
             with tempfile.TemporaryDirectory() as cache, environment(COURSE_DATA=cache):
-                read(_load(root))
-                for written in data._writing.values():
-                    written.result()  # it is kept for the next time meanwhile: a part of the first epoch
+                read(_load(root))  # which keeps it for the next time, too: a part of the first epoch
 
         sets = _load(root)
         memory = sum(part.images.nbytes for part in sets) / 2**30

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from course_tools.chapters import UserError, records_of
 from course_tools.fingerprints import recipe_code
 from course_tools.runs import environment
+from course_utils.settings import named_folder
 
 
 def race(root: Path, names: list[str] | None, seeds: int = 1, record: bool = False) -> int:
@@ -32,7 +32,7 @@ def race(root: Path, names: list[str] | None, seeds: int = 1, record: bool = Fal
                 continue
             print(f"\n{name}, seed {seed}")
             values = {
-                "COURSE_DATA": str(Path(os.environ.get("COURSE_DATA", root / "data")).resolve()),
+                "COURSE_DATA": str(named_folder("COURSE_DATA", root / "data").resolve()),
                 "COURSE_RESULTS": str(results),
                 "COURSE_CHECKPOINTS": str(root / "build/checkpoints/race" / code.fingerprint[:16]),
                 "COURSE_CODE": code.as_json(),

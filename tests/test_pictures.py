@@ -1,16 +1,20 @@
 """A folder of someone's own photographs: every kind of picture, every way to lay out folders, uneven classes."""
 
 import io
+import struct
+import unicodedata
 import warnings
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import tiny_network, write_folder, write_image
-from PIL import Image
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
-from course_utils import DataError, ImageData, data, fit, load_data, load_folder
+from course_utils import DataError, ImageData, data, fit, load_data, load_folder, pictures
 
 RED, WHITE = (220, 20, 30), (255, 255, 255)
 
@@ -112,6 +116,91 @@ def test_pixels_without_a_known_white_are_told(pixels):
         decode(Image.fromarray(pixels), "0.tif")
 
 
+def sixteen_bit_png(values: np.ndarray) -> bytes:
+    """Return values (16, 16, C) as a PNG with 16 bits, which Pillow can write for one channel only."""
+    kind = {2: 4, 3: 2, 4: 6}[values.shape[-1]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    header = b"".join(side.to_bytes(4, "big") for side in (16, 16)) + bytes([16, kind, 0, 0, 0])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_colours_of_16_bits(capsys):
+    values = np.arange(256).reshape(16, 16, 1).repeat(3, 2) * 257
+    assert (decode(sixteen_bit_png(values), "0.png") == np.arange(256).reshape(16, 16, 1)).all()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("kind", ["grey.png", "grey.tif", "big-endian.tif", "32.tif", "colour.png", "alpha.png"])
+def test_16_bits_that_hold_fewer_are_told_with_their_range(capsys, kind, bits):
+    highest = 2**bits - 1
+    values = np.full((16, 16), highest // 2)
+    values[0, 0] = highest
+    dtype = {"big-endian.tif": ">u2", "32.tif": np.int32}.get(kind, np.uint16)
+    if kind == "colour.png":
+        content = sixteen_bit_png(np.stack([values, values // 2, 0 * values], -1))
+    elif kind == "alpha.png":
+        content = sixteen_bit_png(np.stack([values, values, values, np.full_like(values, 65535)], -1))
+    else:
+        content = encoded(Image.fromarray(values.astype(dtype)), Path(kind).suffix[1:].replace("tif", "tiff"))
+    for _ in range(2):  # decoded, and from what was kept
+        decode(content, "0.tif")
+        told = capsys.readouterr().out
+        assert "1 picture(s) under" in told
+        assert f"have pixels of 16 bits, but none above {highest:,} of 65,535, such as" in told
+        assert "a/0.tif: they are nearly black" in told
+        assert f"gives {bits} bits, multiply the pixels by {2 ** (16 - bits)}" in told
+
+
+@pytest.mark.parametrize("highest", [0, 2**14, 65535])
+def test_16_bits_that_are_used_are_not_told(capsys, highest):
+    decode(Image.fromarray(np.full((16, 16), highest, np.uint16)), "0.png")
+    decode(Image.new("RGB", (16, 16), (9, 9, 9)), "1.png")  # dark, with 8 bits
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_says_how_many_bits_it_holds_is_scaled_by_that(capsys):
+    values = np.linspace(0, 4095, 256).round().astype(int)
+    assert (
+        decode(b"P5 16 16 4095\n" + values.astype(">u2").tobytes(), "0.pgm").reshape(256, 3)[:, 0] == range(256)
+    ).all()
+    # a TIFF whose values take 12 bits each: two of them are three bytes
+    pairs = values.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], -1)
+    tags = [(256, 16), (257, 16), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 384)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<I", 8 + 384) + packed.astype(np.uint8).tobytes()
+    content += struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert (decode(content, "0.tif").reshape(256, 3)[:, 0] == range(256)).all()
+    assert capsys.readouterr().out == ""
+
+
+def test_more_kinds_that_are_read():
+    red = Image.new("RGB", (16, 16), RED)
+    lab = Image.new("LAB", (16, 16), (255, 128, 128))  # white
+    assert decode(encoded(lab, "TIFF"), "0.tif") == pytest.approx(255, abs=1)
+    left = halves("1", 0, 1)
+    found = decode(encoded(left, "TIFF", compression="group4"), "0.tif")
+    assert (found[:, :8] == 0).all() and (found[:, 8:] == 255).all()
+    with_profile = encoded(red, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert (decode(with_profile, "0.png") == RED).all()
+    assert (decode(encoded(red, "PNG") + b"what a phone wrote behind it", "0.png") == RED).all()
+    several = encoded(red, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))], quality=100)
+    assert np.abs(decode(several, "0.jpg").astype(int) - RED).max() < 8
+    assert np.abs(decode(encoded(red, "JPEG", quality=100) + b"more", "1.jpg").astype(int) - RED).max() < 8
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif():
+    found = decode(encoded(Image.new("RGB", (16, 16), RED), "AVIF", quality=100), "0.avif")
+    assert np.abs(found.astype(int) - RED).max() < 8
+
+
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
 def test_a_moving_picture_gives_its_first(kind):
     first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), (0, 0, 255))
@@ -202,20 +291,58 @@ def test_a_picture_with_a_hole_is_named_and_not_black(kind, options):
         decode(whole[:middle] + bytes(200) + whole[middle + 200 :], "0.png")
 
 
-@pytest.mark.parametrize("error", [EOFError(), RuntimeError("decoding failed"), MemoryError()])
-def test_whatever_a_reader_raises_is_told_with_the_file(error, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (EOFError(), "EOFError"),
+        (RuntimeError("decoding failed"), "decoding failed"),
+        (MemoryError(), "there was not enough memory to decode it"),
+    ],
+)
+def test_whatever_a_reader_raises_is_told_with_the_file(error, told, monkeypatch):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(data, "_to_rgb", fail)
-    with pytest.raises(DataError, match=rf"a/0\.png \({str(error) or type(error).__name__}\)"):
+    monkeypatch.setattr(pictures, "_to_rgb", fail)
+    with pytest.raises(DataError, match=rf"a/0\.png \({told}\)"):
         decode(Image.new("RGB", (16, 16)), "0.png")
 
 
 def test_a_picture_too_large_to_decode_is_named(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # more than the other picture has
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 3000)  # more than the other picture has
     with pytest.raises(DataError, match=r"a/0\.png \(.*exceeds limit"):
         decode(Image.new("RGB", (64, 64)), "0.png")
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        ((12_000, 9_000), "jpg"),
+        ((18_000, 10_000), "png"),
+    ],
+)
+def test_photographs_of_many_megapixels_are_photographs(size, kind):
+    photograph = Image.new("1" if kind == "png" else "L", size, 1 if kind == "png" else 255)
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert (decode(photograph, f"0.{kind}") == 255).all()
+    assert not told
+    assert Image.MAX_IMAGE_PIXELS == limit  # for others it stays as it was
+
+
+def test_pillow_warns_of_no_photograph_that_is_taken(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 6000)  # Pillow would warn from half of it on
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        decode(Image.new("RGB", (64, 64)), "0.png")
+    assert not told
+
+
+def test_what_pillow_says_about_large_pictures_is_for_others_as_before(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    decode(Image.new("RGB", (64, 64)), "0.png")
+    assert Image.MAX_IMAGE_PIXELS is None
 
 
 def test_a_link_to_nowhere_is_named(tmp_path):
@@ -239,12 +366,14 @@ def test_ordinary_pictures_are_decoded_as_they_always_were(tmp_path):
         (tmp_path / "part" / "a" / name).unlink()
 
 
-def test_what_was_decoded_otherwise_is_not_used(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", ["DECODING", "PIL"])
+def test_what_was_decoded_otherwise_is_not_used(tmp_path, monkeypatch, change):
+    other_pillow = SimpleNamespace(__version__="0.1")
     root = write_folder(tmp_path / "pets") / "train"
     load_folder(root, 16)
-    monkeypatch.setattr(data, "DECODING", data.DECODING + 1)
-    decoded, real = [], data._decode
-    monkeypatch.setattr(data, "_decode", lambda *rest: decoded.append(1) or real(*rest))
+    monkeypatch.setattr(pictures, change, getattr(pictures, change) + 1 if change == "DECODING" else other_pillow)
+    decoded, real = [], pictures._decode
+    monkeypatch.setattr(pictures, "_decode", lambda *rest: decoded.append(1) or real(*rest))
     load_folder(root, 16)
     load_folder(root, 16)
     assert decoded == [1]
@@ -288,6 +417,190 @@ def test_hidden_files_and_folders_are_ignored(tmp_path, capsys):
     found = load_folder(root, 16)
     assert (found.classes, len(found)) == (["cat", "dog"], 6)
     assert capsys.readouterr().out == ""
+
+
+ENDINGS = {
+    "a.jp2": "JPEG2000", "b.ppm": "PPM", "c.jpe": "JPEG", "d.tga": "TGA", "e": "JPEG", "f.jpg!large": "JPEG",
+    "g.jpeg?w=640": "PNG", "h.JPG ": "JPEG", "i.pcx": "PCX", "j.sgi": "SGI", "k.dds": "DDS", "l.qoi": "QOI",
+    "m.2": "WEBP", "n.bin": "BMP", "o.png_": "GIF",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDINGS.items())
+def test_other_endings_are_read(capsys, name, kind):
+    found = decode(encoded(Image.new("RGB", (16, 16), RED), kind), name)
+    assert np.abs(found.astype(int) - RED).max() < 16
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("c.jpe", "JPEG"), ("b.ppm", "PPM"), ("e", "PNG"), ("i.pcx", "PCX")])
+def test_broken_files_with_other_endings_are_named(name, kind):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    content = encoded(noise, kind)
+    with pytest.raises(DataError, match=rf"1 of 2 files could not be read as images:\n.*a/{name} \("):
+        decode(content[: len(content) // 2], name)
+
+
+def preview_tiff() -> bytes:
+    """Return what a camera's raw file begins with: a small preview, marked as reduced."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1
+    return encoded(Image.new("RGB", (16, 16)), "TIFF", tiffinfo=tags)
+
+
+OTHER_FILES = {
+    "notes.txt": b"it slept",
+    "labels.csv": b"a,b\n1,2\n",
+    "IMG_1.jpg.json": b"{}",
+    "film.mpg": b"\0\0\1\xb3\x10\0\x10\0",
+    "table.h5": b"\x89HDF\r\n\x1a\n" + bytes(64),
+    "logo.eps": encoded(Image.new("RGB", (4, 4)), "EPS"),
+    "IMG_2.DNG": preview_tiff(),
+    "paper.pdf": encoded(Image.new("RGB", (4, 4)), "PDF"),
+    "empty": b"",
+    "drawing.svg": b"<svg/>",
+}
+
+
+def test_files_that_are_no_pictures_are_named_and_counted(tmp_path, capsys, monkeypatch):
+    root = write_folder(tmp_path / "pets") / "train"
+    whole = load_folder(root, 16)
+    for name, content in OTHER_FILES.items():
+        (root / "dog" / name).write_bytes(content)
+    (root / "cat" / "0 notes").write_text("they are before the pictures")
+    assert capsys.readouterr().out == ""
+    found = load_folder(root, 16)
+    told = capsys.readouterr().out
+    assert told.startswith(f"{len(OTHER_FILES) + 1} file(s) under {root} are no pictures that can be read; going on wi")
+    for name in OTHER_FILES:
+        assert f"  {root / 'dog' / name}\n" in told
+    assert torch.equal(found.images, whole.images)
+    assert torch.equal(found.labels, whole.labels)
+    monkeypatch.setattr(pictures, "_decode", None)
+    assert load_folder(root, 16).digest() == whole.digest()  # and from what was kept just so
+    assert capsys.readouterr().out == told
+
+
+def test_broken_files_and_other_files_are_counted_apart(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / "cat" / "notes.txt").write_text("it slept")
+    (root / "dog" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 6 files could not be read as images"):
+        load_folder(root, 16)
+    assert load_folder(root, 16, skip_broken=True).labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_class_without_a_picture_is_told_with_what_it_holds(tmp_path):
+    root = write_folder(tmp_path / "pets") / "train"
+    for number in range(3):
+        (root / "dog" / f"{number}.png").rename(root / "dog" / f"{number}.crw")
+        (root / "dog" / f"{number}.crw").write_bytes(b"a raw format that Pillow does not know")
+    with pytest.raises(DataError, match=r"no image of the class folder .*/dog could be read: it holds 3 .* '0.crw'"):
+        load_folder(root, 16)
+
+
+@pytest.mark.parametrize("name", [".IMG_1.jpg.icloud", ".IMG 2.HEIC.icloud"])
+def test_a_place_holder_of_icloud_is_named(tmp_path, name):
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / "cat" / name).write_bytes(b"bplist00")
+    with pytest.raises(DataError, match=rf"1 of 7 files .*\n.*cat/{name} \(it lies in iCloud only: download it first"):
+        load_folder(root, 16)
+    assert len(load_folder(root, 16, skip_broken=True)) == 6
+    (root / "cat" / name).rename(root / "cat" / ".notes.txt.icloud")
+    assert len(load_folder(root, 16)) == 6
+
+
+def test_what_systems_put_into_folders_is_ignored(tmp_path, capsys):
+    root = write_folder(tmp_path / "pets") / "train"
+    for name in ("Thumbs.db", "desktop.ini", "Icon\r", ".DS_Store", "._0.png", ".hidden.jpg"):
+        (root / "cat" / name).write_bytes(b"of the system")
+    write_image(root / "cat" / "@eaDir" / "0.jpg", 1)
+    assert len(load_folder(root, 16)) == 6
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["0.ppm", "0"])
+def test_pictures_with_other_endings_count_wherever_they_lie(tmp_path, name, capsys):
+    picture = encoded(Image.new("RGB", (16, 16)), "PPM")
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / name).write_bytes(picture)
+    assert len(load_folder(root, 16)) == 6
+    assert "1 image(s) directly in" in capsys.readouterr().out
+    (root / "cat" / "more").mkdir()
+    (root / "cat" / "more" / name).write_bytes(picture)
+    with pytest.raises(DataError, match="cat holds images and a folder of images"):
+        load_folder(root, 16)
+
+
+@pytest.mark.parametrize(("link", "target"), [("cat/more", "cat"), ("cat/more", "."), ("bird", "."), ("bird", "..")])
+def test_a_link_to_the_folder_it_lies_in_is_told(tmp_path, link, target):
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / link).symlink_to(root / target, target_is_directory=True)
+    with pytest.raises(DataError) as error:
+        load_folder(root, 16)
+    assert str(error.value) == (
+        f"{root / link} is a link to {(root / target).resolve()}, the folder that it lies in: remove the link"
+    )
+
+
+@pytest.mark.parametrize("link", ["cat/0", "bird", "cat/0.jpg"])
+def test_a_link_to_itself_is_told(tmp_path, link):
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / link).symlink_to(root / link)
+    with pytest.raises(DataError, match=f"^{root / link} is a link that leads to itself: remove the link$"):
+        load_folder(root, 16)
+
+
+def test_links_that_lead_elsewhere_are_followed(tmp_path):
+    root = write_folder(tmp_path / "pets") / "train"
+    (root / "dog").rename(tmp_path / "dogs")
+    (root / "dog").symlink_to(tmp_path / "dogs", target_is_directory=True)
+    assert load_folder(root, 16).classes == ["cat", "dog"]
+
+
+NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+
+
+def test_an_accent_written_in_two_ways_is_one_class(tmp_path):
+    root = write_folder(tmp_path / "pets", ("cafe", "cafz", NFC))
+    (root / "val" / NFC).rename(root / "val" / NFD)
+    train, val = load_data(root, 16)
+    assert train.classes == val.classes == ["cafe", "cafz", NFC]  # in one order, too
+    assert load_folder(root / "val", 16).labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    first = np.asarray(Image.open(root / "val" / NFD / "0.png").resize((25, 20), Image.Resampling.BILINEAR))[2:18, 4:20]
+    assert np.array_equal(val.images[6].permute(1, 2, 0), first)
+
+
+@pytest.mark.parametrize(("first", "second"), [(NFC, NFD), ("cat", "cat "), ("a cat", "a  cat")])
+def test_two_folders_of_one_class_are_told(tmp_path, first, second):
+    root = write_folder(tmp_path / "pets", (first, second))
+    with pytest.raises(DataError) as error:
+        load_data(root, 16)
+    assert ascii(first) in str(error.value)
+    assert ascii(second) in str(error.value)
+    assert "two folders for one class" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"), [("cat ", "spaces only"), (" cat", "spaces only"), ("Cat", "capital letters")]
+)
+def test_class_names_that_look_alike_are_quoted(tmp_path, other, why):
+    root = write_folder(tmp_path / "pets")
+    (root / "val" / "cat").rename(root / "val" / other)
+    with pytest.raises(DataError) as error:
+        load_data(root, 16)
+    assert f"'cat', {other!r} in one of them only" in str(error.value)
+    assert f"'cat' and {other!r} differ in {why}" in str(error.value)
+
+
+def test_names_with_capitals_and_signs(tmp_path):
+    root = write_folder(tmp_path / "Pets", ("Cat", "$5", "dog [1]", "{x}", "50 %"))
+    for part in ("train", "val"):
+        (root / part / "Cat" / "1.png").rename(root / part / "Cat" / "1.PNG")
+    for _ in range(2):
+        train, val = load_data(root, 16)
+        assert train.classes == val.classes == ["$5", "50 %", "Cat", "dog [1]", "{x}"]
+        assert len(train) == 15
 
 
 def test_images_next_to_the_class_folders_are_counted(tmp_path, capsys):
