@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from course_utils.data import ImageData
+from course_utils.evaluation import predict
 
 
 class Charts:
@@ -53,8 +54,6 @@ class Charts:
 
 def _predictions(model: nn.Module, val: ImageData, device: torch.device) -> Figure:
     """Draw eight pictures, each with the predicted class, its probability, and the true class if it is another."""
-    from course_utils.training import predict
-
     few = val.subset(8)
     probabilities, answers = predict(model, few, device=str(device)).softmax(1).max(1)
     figure = Figure(figsize=(10, 5.6), layout="constrained")

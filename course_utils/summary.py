@@ -5,26 +5,13 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while, without gradients; each module's own mode comes back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+from course_utils.evaluation import evaluation_mode
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from course_utils import processes
 from course_utils.charts import Charts
 from course_utils.data import ImageData
+from course_utils.evaluation import choose_device, choose_precision, evaluate, evaluation_mode, predict  # noqa: F401
 from course_utils.records import provenance
-from course_utils.summary import evaluation_mode, least_size
+from course_utils.summary import least_size
 
 
 class CheckpointError(RuntimeError):
@@ -41,56 +42,6 @@ def keep_memory() -> None:
         return
     mallopt(mmap_threshold, 2**30)
     mallopt(trim_threshold, 2**31 - 1)
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" is the GPU where there is one."""
-    if device == "auto":
-        device = processes.own_gpu() if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type in which convolutions are computed; weights stay float32.
-
-    "auto" is bfloat16 where the processor or GPU has instructions for it (on two CPU cores that
-    had them it doubled the speed), float16 on other GPUs, float32 elsewhere.
-    """
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
-        else:
-            capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-            fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-            precision = "bfloat16" if fast else "float32"
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"unknown precision '{precision}': choose auto, float32, bfloat16 or float16")
-    return getattr(torch, precision)
-
-
-def predict(
-    model: nn.Module,
-    data: ImageData,
-    batch_size: int = 256,
-    device: str = "auto",
-    precision: str = "auto",
-) -> torch.Tensor:
-    """Return the logits (N, classes), float32 on the CPU, in the order of the data.
-
-    The network is put into evaluation mode for this and back afterwards.
-    """
-    device = choose_device(device)
-    dtype = choose_precision(precision, device)
-    model = model.to(device, memory_format=torch.channels_last)
-    with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, device=device)])
-
-
-def evaluate(model: nn.Module, data: ImageData, batch_size: int = 256, **options: str) -> dict[str, float]:
-    """Return {"loss", "accuracy"}: cross-entropy and the share of right answers (0..1) over all images."""
-    logits = predict(model, data, batch_size, **options)
-    right = (logits.argmax(1) == data.labels).float().mean()
-    return {"loss": F.cross_entropy(logits, data.labels).item(), "accuracy": right.item()}
 
 
 class Muon(torch.optim.Muon):
