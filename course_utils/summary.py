@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_utils.evaluation import evaluation_mode
+from course_utils.evaluation import evaluation_mode, to_device
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def running_costs(model: nn.Module, input_shape: tuple[int, ...], repeats: int =
     weights are not among them.
     """
     device = next(model.parameters()).device
-    network = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    network = to_device(copy.deepcopy(model), device)
     x = torch.rand(2, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
     times = []
     with torch.no_grad(), evaluation_mode(network):

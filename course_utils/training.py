@@ -20,7 +20,14 @@ from tqdm import tqdm
 from course_utils import processes
 from course_utils.charts import Charts
 from course_utils.data import ImageData
-from course_utils.evaluation import choose_device, choose_precision, evaluate, evaluation_mode, predict  # noqa: F401
+from course_utils.evaluation import (  # noqa: F401
+    choose_device,
+    choose_precision,
+    evaluate,
+    evaluation_mode,
+    predict,
+    to_device,
+)
 from course_utils.records import provenance
 from course_utils.summary import least_size
 
@@ -79,16 +86,28 @@ def muon(
     Args:
         model: already in its memory layout, as `fit` has it.
         rate: of the convolutions.
-        other_rate: of the first convolution (if it is trained), the norms and the head, where Muon has no place.
+        other_rate: of the first convolution (if it is trained), the norms, the head and whatever else there is, where
+            Muon has no place.
         momentum: of both.
-        weight_decay: of the first convolution and the head.
+        weight_decay: of the first convolution, the head and whatever else has two dimensions or more.
+
+    Raises:
+        ValueError: there is no convolution behind the first, or none that is trained.
     """
-    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
-    heads = [weight for weight in model.parameters() if weight.dim() == 2]
-    norms = [weight for weight in model.parameters() if weight.dim() < 2]
-    others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
+    weights = list(model.parameters())
+    kernels = {id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d)}
+    first, *behind = [weight for weight in weights if id(weight) in kernels] or [None]
+    convolutions = [weight for weight in behind if weight.requires_grad]  # what is frozen has no gradient to share
+    if not convolutions:
+        raise ValueError(
+            f"muon trains the convolutions behind the first, and this network, with {len(kernels)} in all, has none "
+            "there that is trained: leave optimizers out, and SGD trains everything."
+        )
+    others = [weight for weight in weights if weight.dim() >= 2 and id(weight) not in kernels]
+    norms = [weight for weight in weights if weight.dim() < 2]
+    groups = [{"params": [first, *others], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
     return [
-        torch.optim.SGD(others, other_rate, momentum, nesterov=True),
+        torch.optim.SGD(groups, other_rate, momentum, nesterov=True),
         Muon(convolutions, rate, momentum=momentum, weight_decay=0.0, ns_steps=3),
     ]
 
@@ -196,7 +215,7 @@ def fit(
     if len(image_sizes) != epochs:
         raise ValueError(f"image_sizes has {len(image_sizes)} sizes for {epochs} epochs: give one for each")
     _check_fit(model, train, val, device, min(image_sizes))
-    model.to(device, memory_format=torch.channels_last)
+    to_device(model, device)
     if optimizers is None:
         chosen = [torch.optim.SGD(model.parameters(), learning_rate, momentum, weight_decay=weight_decay)]
     else:

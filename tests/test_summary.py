@@ -317,6 +317,12 @@ def test_running_costs_leave_the_network_as_it_is():
     assert 0.01 < costs["inference_ms"] < 1000
 
 
+def test_running_costs_of_weights_with_five_dimensions():
+    """They have no channels-last layout."""
+    model = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(96, 10))
+    assert running_costs(model, (3, 4, 4), repeats=1)["kept_values"] == 3 * 16 + 2 * 3 * 16
+
+
 def test_the_time_for_one_image_is_a_median(monkeypatch):
     ticks = iter([0, 50, 0, 50, 0, 50, 0, 1, 0, 2, 0, 90])  # three others, then 1, 2 and 90 s
     monkeypatch.setattr("course_utils.summary.time.perf_counter", lambda: next(ticks))
