@@ -301,7 +301,7 @@ def fit(
                 if checkpoint is not None:
                     _save(Path(checkpoint), parts, run, rows, origin)
                 tqdm.write(_line(rows[-1], epochs))
-                drawn.add(rows[-1], judged, val, device)
+                drawn.add(rows[-1], judged, val, device, precision)
     except KeyboardInterrupt:
         print(f"Stopped by hand after {len(rows)} of {epochs} epochs.")
     except torch.OutOfMemoryError as error:
