@@ -221,7 +221,7 @@ def fit(
     else:
         chosen = optimizers(model)
     part = (processes.rank(), processes.world_size())
-    steps = len(train) // batch_size + (len(train) % batch_size >= 2 * part[1])
+    steps = processes.count_steps(len(train), batch_size)
     schedules = [schedule(optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts = {"model": model, "scaler": scaler}
@@ -258,6 +258,7 @@ def fit(
         for epoch in range(len(rows) + 1, epochs + 1):
             # an order of its own for each epoch, so that a resumed run needs no memory of earlier ones
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+            processes.seed_epoch(seed, epoch)
             model.train()
             start, loss_sum, weight_sum, right, seen = time.perf_counter(), 0.0, 0, 0, 0
             batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1], part)
@@ -277,6 +278,7 @@ def fit(
                 model.zero_grad()
                 weight = len(y) if class_weights is None else class_weights[y].sum().item()
                 scaler.scale(processes.fair_loss(loss, weight)).backward()
+                processes.check_gradients(model)
                 for optimizer in chosen:
                     scaler.step(optimizer)
                 scaler.update()
@@ -287,7 +289,9 @@ def fit(
                 right, seen = right + (logits.argmax(1) == y).sum().item(), seen + len(y)
                 bar.update()
             seconds = time.perf_counter() - start
-            processes.average_statistics(judged)
+            processes.average_statistics(model)  # also with an average, since a checkpoint holds process 0's only
+            if average:
+                processes.average_statistics(judged)
             result = evaluate(judged, own_val, device=str(device), precision=precision)
             loss_sum, weight_sum, right, seen = processes.sum_over_processes(loss_sum, weight_sum, right, seen)
             own = len(own_val)
