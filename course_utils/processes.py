@@ -114,7 +114,7 @@ def count_steps(images: int, batch_size: int) -> int:
     number = world_size()
     if batch_size < number:
         raise ValueError(
-            f"batch_size is {batch_size}, too small for {number} processes: each needs an image of every batch, and for "
+            f"batch_size is {batch_size}, too small for {number} processes: each needs an image of each batch, and for "
             f"batch norm two. Make it {2 * number} or more, or start fewer processes."
         )
     steps = images // batch_size + (images % batch_size >= 2 * number)
