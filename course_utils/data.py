@@ -67,12 +67,6 @@ class ImageData:
         """Height (and width) of the images in pixels."""
         return self.images.shape[-1]
 
-    def digest(self) -> str:
-        """Stub until merge."""
-        d = hashlib.sha256(self.images.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
-        d.update(repr((self.labels.tolist(), self.classes)).encode())
-        return d.hexdigest()[:16]
-
     def resized(self, image_size: int) -> ImageData:
         """Return the same images at another size."""
         with _enough_memory(len(self), self.images.shape[1], image_size, self.name):

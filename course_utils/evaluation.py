@@ -55,6 +55,13 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     return getattr(torch, precision)
 
 
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, its weights channels-last in memory; one with weights of five dimensions as it is."""
+    if any(tensor.dim() == 5 for tensor in (*model.parameters(), *model.buffers())):
+        return model.to(device)
+    return model.to(device, memory_format=torch.channels_last)
+
+
 def predict(
     model: nn.Module,
     data: ImageData,
@@ -68,7 +75,7 @@ def predict(
     """
     device = choose_device(device)
     dtype = choose_precision(precision, device)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = to_device(model, device)
     with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         return torch.cat([model(x).float().cpu() for x, _ in data.batches(batch_size, device=device)])
 

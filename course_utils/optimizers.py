@@ -44,16 +44,28 @@ def muon(
     Args:
         model: already in its memory layout, as `fit` has it.
         rate: of the convolutions.
-        other_rate: of the first convolution (if it is trained), the norms and the head, where Muon has no place.
+        other_rate: of the first convolution (if it is trained), the norms, the head and whatever else there is, where
+            Muon has no place.
         momentum: of both.
-        weight_decay: of the first convolution and the head.
+        weight_decay: of the first convolution, the head and whatever else has two dimensions or more.
+
+    Raises:
+        ValueError: there is no convolution behind the first, or none that is trained.
     """
-    first, *convolutions = [weight for weight in model.parameters() if weight.dim() == 4]
-    heads = [weight for weight in model.parameters() if weight.dim() == 2]
-    norms = [weight for weight in model.parameters() if weight.dim() < 2]
-    others = [{"params": [first, *heads], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
+    weights = list(model.parameters())
+    kernels = {id(module.weight) for module in model.modules() if isinstance(module, nn.Conv2d)}
+    first, *behind = [weight for weight in weights if id(weight) in kernels] or [None]
+    convolutions = [weight for weight in behind if weight.requires_grad]  # what is frozen has no gradient to share
+    if not convolutions:
+        raise ValueError(
+            f"muon trains the convolutions behind the first, and this network, with {len(kernels)} in all, has none "
+            "there that is trained: leave optimizers out, and SGD trains everything."
+        )
+    others = [weight for weight in weights if weight.dim() >= 2 and id(weight) not in kernels]
+    norms = [weight for weight in weights if weight.dim() < 2]
+    groups = [{"params": [first, *others], "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
     return [
-        torch.optim.SGD(others, other_rate, momentum, nesterov=True),
+        torch.optim.SGD(groups, other_rate, momentum, nesterov=True),
         Muon(convolutions, rate, momentum=momentum, weight_decay=0.0, ns_steps=3),
     ]
 

@@ -40,7 +40,7 @@ from course_utils.checks import (
     make_schedule,
 )
 from course_utils.data import ImageData
-from course_utils.evaluation import choose_device, choose_precision, evaluate
+from course_utils.evaluation import choose_device, choose_precision, evaluate, to_device
 from course_utils.optimizers import one_cycle
 from course_utils.records import provenance
 
@@ -105,6 +105,7 @@ def _train_epoch(run: Run, batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
         run.model.zero_grad()
         weight = len(y) if run.class_weights is None else run.class_weights[y].sum().item()
         run.scaler.scale(processes.fair_loss(loss, weight)).backward()
+        processes.check_gradients(run.model)
         for optimizer in run.optimizers:
             run.scaler.step(optimizer)
         run.scaler.update()
@@ -229,11 +230,11 @@ def fit(
     for size in sorted({*image_sizes, val.image_size}):
         check_network(model, val, device, size)
 
-    model.to(device, memory_format=torch.channels_last)
+    to_device(model, device)
     bare = getattr(model, "_orig_mod", model)  # a compiled network shares its weights with the one in it
     chosen = make_optimizers(optimizers or (lambda network: [_make_sgd(network, **sgd)]), model)
     part = (processes.rank(), processes.world_size())
-    steps = len(train) // batch_size + (len(train) % batch_size >= 2 * part[1])
+    steps = processes.count_steps(len(train), batch_size)
     schedules = [make_schedule(schedule, optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True) if average else None
@@ -278,6 +279,7 @@ def fit(
         for epoch in range(len(rows) + 1, epochs + 1):
             # an order of its own for each epoch, so that a resumed run needs no memory of earlier ones
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+            processes.seed_epoch(seed, epoch)
             batches = train.batches(batch_size, generator, device, flip, crop, zoom, image_sizes[epoch - 1], part)
             row = _train_epoch(run, batches, epoch, bar)
             seconds = row.pop("seconds")
@@ -288,7 +290,7 @@ def fit(
                 if file is not None:
                     save(file, parts, identity, rows, origin, device)
                 tqdm.write(_line(rows[-1], epochs))
-                drawn.add(rows[-1], judged, val, device)
+                drawn.add(rows[-1], judged, val, device, precision)
     except KeyboardInterrupt:
         told = "Give fit a checkpoint, and a run that was stopped can go on."
         if file is not None:

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 from helpers import new_tiny_network  # noqa: E402
 
-from course_utils import ImageData, checkpoints, fit, make_shapes  # noqa: E402
+from course_utils import ImageData, fit, make_shapes  # noqa: E402
 
 EPOCHS, KILLS, IMAGES, BATCH_SIZE = 12, 10, 403, 8
 STEPS = -(-IMAGES // BATCH_SIZE)
@@ -86,12 +86,12 @@ def die_while_writing() -> None:
         os.truncate(file.fileno(), file.tell() // 2)
         die()
 
-    checkpoints.torch.save = half
+    torch.save = half
 
 
 def die_before_renaming() -> None:
     """Be killed when the new checkpoint is complete, beside the old one."""
-    checkpoints.os.replace = lambda *_: die()
+    os.replace = lambda *_: die()
 
 
 def epochs_done(path: Path) -> int:

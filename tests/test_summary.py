@@ -1,9 +1,15 @@
 """Parameters and multiply-accumulates, against sums done by hand."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+import torchvision
 from helpers import copy_state, new_tiny_network, same_state
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from course_utils import count, summarize
 from course_utils.summary import least_size, running_costs
@@ -87,6 +93,152 @@ def test_a_layer_used_twice_stands_once_with_the_work_of_both():
     assert table["MACs"].sum() == 2 * 36 * 4 * 4 * 9
 
 
+# ------------------------------------------------------------------ layers that are called by function
+
+
+@contextmanager
+def matrix_products():
+    """Attention as matrix products: with gradients there is no fast path, and the kernel is the plain one."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def whole(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """What all of a network has, without a look at its parts."""
+    with matrix_products(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *shape, device=next(model.parameters()).device))
+    return {"parameters": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2}
+
+
+def sums(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    table = summarize(model, shape)
+    return {"parameters": table["parameters"].sum(), "macs": table["MACs"].sum()}
+
+
+# torchvision's own parameters, and operations in thousands of millions at 224 px
+@pytest.mark.parametrize(
+    ("name", "parameters", "giga"),
+    [("resnet18", 11689512, 1.814), ("vit_b_16", 86567656, 17.564), ("swin_t", 28288354, 4.491),
+     ("swin_v2_t", 28351570, None), ("googlenet", 13004888, 1.498)],
+)  # fmt: skip
+def test_the_table_holds_all_of_a_network(name, parameters, giga):
+    options = {"init_weights": False} if name == "googlenet" else {}
+    with torch.device("meta"):  # shapes only, no numbers
+        model = getattr(torchvision.models, name)(weights=None, **options)
+    found = sums(model, (3, 224, 224))
+    assert found == count(model, (3, 224, 224)) == whole(model, (3, 224, 224))
+    assert found["parameters"] == parameters
+    assert giga is None or found["macs"] / 1e9 == pytest.approx(giga, abs=0.0006)
+
+
+class Attention(nn.Module):
+    """Five values of width 6 that look at each other; the second projection is called by function."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(5, 6))
+        self.enter, self.leave = nn.Linear(6, 18), nn.Linear(6, 4, bias=False)
+
+    def forward(self, x):
+        query, key, value = self.enter(x + self.places).chunk(3, dim=-1)
+        x = F.scaled_dot_product_attention(query, key, value)
+        return F.linear(x, self.leave.weight), "something else"
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+
+    def forward(self, x):
+        return self.attention(x)[0].mean(1)
+
+
+def test_what_lies_in_no_layer_has_a_row_of_its_own():
+    table = summarize(Tokens(), (5, 6))
+    assert table.values.tolist() == [
+        ["attention.enter", "Linear", "5 x 18", 6 * 18 + 18, 5 * 6 * 18],
+        ["attention.leave", "Linear", "not called", 6 * 4, 0],
+        # the places; 5 x 5 products of width 6 and what is taken with them; the second projection
+        ["attention", "Attention", "5 x 4", 5 * 6, 5 * 5 * 6 + 5 * 5 * 6 + 5 * 6 * 4],
+    ]
+
+
+class Multihead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x, x, x)[0]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_pytorchs_own_attention(frozen):
+    """Without gradients it would take a way that the counter does not see."""
+    model = Multihead().requires_grad_(not frozen)
+    rows = summarize(model, (5, 6)).set_index("layer")
+    assert list(rows.index) == ["inner.out_proj", "inner"]
+    assert list(rows["parameters"]) == [6 * 6 + 6, 3 * (6 * 6 + 6)]
+    assert list(rows["MACs"]) == [0, 5 * 6 * 18 + 2 * 2 * 5 * 5 * 3 + 5 * 6 * 6]
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_transformer_of_pytorchs_own():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    assert sums(model, (7, 8)) == whole(model, (7, 8))
+    assert sums(model, (7, 8))["macs"] == 2 * (7 * 8 * 24 + 2 * 7 * 7 * 8 + 7 * 8 * 8 + 2 * 7 * 8 * 16)
+
+
+def test_the_way_of_attention_stays_when_the_network_fails():
+    with pytest.raises(RuntimeError):
+        summarize(nn.Sequential(Multihead(), nn.Linear(7, 1)), (5, 6))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Reused(nn.Module):
+    """One layer under two names, a weight that two layers share, a block that runs twice, one that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Attention()
+        self.again = self.block.enter
+        self.tied = nn.Linear(18, 6, bias=False)
+        self.other = nn.Linear(18, 6)
+        self.other.weight = self.tied.weight
+        self.idle = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+    def forward(self, x):
+        self.block(x)
+        return self.block(self.other(self.again(self.tied(self.again(x)))))[0]
+
+
+def test_what_is_shared_or_idle_is_counted_once():
+    model = Reused()
+    assert sums(model, (5, 6)) == whole(model, (5, 6))
+    rows = summarize(model, (5, 6)).set_index("layer")
+    assert "idle.1" not in rows.index and rows.loc["idle.0", "output shape"] == "not called"
+    assert rows.loc["block.enter", "MACs"] == 4 * 5 * 6 * 18
+    assert (rows.loc["tied", "parameters"], rows.loc["other", "parameters"]) == (18 * 6, 6)
+
+
+class Residual(nn.Module):
+    """A scale of its own and outputs in a dictionary, as segmentation networks have them; nothing is multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(4, 1, 1)), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return {"out": x + self.scale * self.layer(x), "aux": None}
+
+
+def test_parameters_of_a_whole_network():
+    rows = summarize(Residual(), (4, 3, 3)).values.tolist()
+    assert rows[1] == ["", "Residual", "4 x 3 x 3", 4, 0] and len(rows) == 2
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_weights_and_statistics_stay(training):
     model = new_tiny_network().train(training)
@@ -163,6 +315,12 @@ def test_running_costs_leave_the_network_as_it_is():
     costs = running_costs(model, (3, 16, 16), repeats=3)
     assert model.training and same_state(copy_state(model), before)
     assert 0.01 < costs["inference_ms"] < 1000
+
+
+def test_running_costs_of_weights_with_five_dimensions():
+    """They have no channels-last layout."""
+    model = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(96, 10))
+    assert running_costs(model, (3, 4, 4), repeats=1)["kept_values"] == 3 * 16 + 2 * 3 * 16
 
 
 def test_the_time_for_one_image_is_a_median(monkeypatch):

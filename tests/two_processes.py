@@ -14,7 +14,12 @@ torch.set_num_threads(1)
 
 from helpers import new_tiny_network  # noqa: E402
 
-from course_utils import fit, make_shapes, muon, processes  # noqa: E402
+from course_utils import ImageData, fit, make_shapes, muon, processes  # noqa: E402
+from course_utils.processes import ProcessError  # noqa: E402
+from course_utils.training import constant  # noqa: E402
+
+# a processor that has bfloat16 would else compute in it
+PLAIN = {"device": "cpu", "precision": "float32"}
 
 
 def without_norm() -> nn.Sequential:
@@ -24,6 +29,48 @@ def without_norm() -> nn.Sequential:
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )  # fmt: skip
+
+
+class WithIdleLayer(nn.Module):
+    """A network with a layer that nothing depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = without_norm(), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+class Stopped(Exception):
+    """The run ends here."""
+
+
+def interrupted(model: nn.Module, train: ImageData, *arguments, epochs_done: int, **options) -> None:
+    """Train for some epochs; then every process stops, when the checkpoint is written."""
+    real, calls = ImageData.batches, []
+
+    def batches(self, *rest, **more):
+        calls.append(self)
+        if len([data for data in calls if data is train]) > epochs_done:
+            raise Stopped
+        return real(self, *rest, **more)
+
+    ImageData.batches = batches
+    try:
+        fit(model, train, *arguments, **options)
+    except Stopped:
+        processes.sum_over_processes(1.0)  # waits for all
+    finally:
+        ImageData.batches = real
+
+
+def what_is_told(model: nn.Module, *data: ImageData, **options) -> str | None:
+    """Return the message of the error with which training ends, None if it does not."""
+    try:
+        fit(model, *data, **{"epochs": 1, "batch_size": 16} | PLAIN | options)
+    except (ValueError, ProcessError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def main() -> None:
@@ -40,19 +87,49 @@ def main() -> None:
         processes.fair_loss(loss, len(y)).backward()
         found[f"gradients {size}"] = [weight.grad for weight in model.parameters()]
 
+    # Muon sees the mean, though it holds the weights as matrices of its own
+    model = without_norm().to(memory_format=torch.channels_last)
+    matrices, wrapped = muon(model)[1].param_groups[0]["params"], processes.parallel(model)
+    x, y = next(train.batches(31, part=part))
+    processes.fair_loss(F.cross_entropy(wrapped(x), y), len(y)).backward()
+    found["gradients for muon"] = [matrix.grad for matrix in matrices]
+
+    norm = nn.BatchNorm2d(3)
+    norm(next(train.batches(30, part=part))[0])
+    processes.average_statistics(norm)
+    found["statistics"] = [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+
     cases = {
         "plain": {"learning_rate": 0.1, "flip": True, "crop": 2, "zoom": 0.5, "average": 0.9},
         "weighted": {"class_weights": torch.linspace(0.2, 1.8, 10), "label_smoothing": 0.1},
-        "muon": {"optimizers": muon},
+        "one image each": {"batch_size": 2},
+        "muon": {"optimizers": muon, "schedule": constant, "epochs": 1, "batch_size": 75},  # one step
     }
     for name, options in cases.items():
         model = without_norm()
-        history = fit(model, train, val, epochs=2, batch_size=16, device="cpu", **options)
+        history = fit(model, train, val, **{"epochs": 2, "batch_size": 16} | PLAIN | options)
         found[name] = [history.drop(columns="seconds").to_dict("records"), model.state_dict()]
 
     model = new_tiny_network()
-    history = fit(model, train, val, epochs=2, batch_size=16, device="cpu")
+    history = fit(model, train, val, epochs=2, batch_size=16, **PLAIN)
     found["norm"] = [history.drop(columns="seconds").to_dict("records"), model.state_dict()]
+
+    # norms whose statistics are averaged, and random numbers: what each process has for itself
+    options = {"epochs": 4, "batch_size": 16, "average": 0.9} | PLAIN
+    for name in ("unbroken", "resumed"):
+        checkpoint = folder / f"{part[1]}-{name}-checkpoint.pt"
+        if name == "resumed":
+            interrupted(new_tiny_network(dropout=0.3), train, val, epochs_done=2, checkpoint=checkpoint, **options)
+        model = new_tiny_network(dropout=0.3)
+        history = fit(model, train, val, checkpoint=checkpoint, **options)
+        found[name] = [history.drop(columns="seconds").to_dict("records"), model.state_dict()]
+
+    found["told"] = {
+        "batch": what_is_told(without_norm(), train, val, batch_size=1),
+        "images": what_is_told(without_norm(), train.subset(3), val),
+        "idle": what_is_told(WithIdleLayer(), train, val, batch_size=75),
+        "frozen": what_is_told(nn.Sequential(without_norm(), nn.Linear(10, 10).requires_grad_(False)), train, val),
+    }
     torch.save(found, folder / f"{part[1]}-{part[0]}.pt")
     processes.leave_processes()
 
