@@ -82,7 +82,7 @@ def make_schedule(schedule: Callable, optimizer: torch.optim.Optimizer, steps: i
     return made
 
 
-def check_images(train: ImageData, val: ImageData, batch_size: int) -> None:
+def check_images(train: ImageData, val: ImageData) -> None:
     """Raise ValueError where two sets do not fit together, or are too few."""
     if train.classes != val.classes:
         raise ValueError(f"train has the classes {train.classes}, val has {val.classes}: they must be the same")
@@ -93,8 +93,6 @@ def check_images(train: ImageData, val: ImageData, batch_size: int) -> None:
         raise ValueError(f"there is {len(train)} training image: batch norm needs at least two")
     if len(val) < processes.world_size():
         raise ValueError(f"there are {len(val)} validation images for {processes.world_size()} processes")
-    if batch_size < processes.world_size():
-        raise ValueError(f"batch_size={batch_size} gives some of {processes.world_size()} processes no image")
     if len(train.classes) < 2:
         raise ValueError(f"there is one class only, {train.classes}: a classifier needs at least two")
     for name, part in (("train", train), ("val", val)):

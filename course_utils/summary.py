@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pandas as pd
 import torch

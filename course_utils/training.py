@@ -226,7 +226,7 @@ def fit(
     if len(image_sizes) != epochs:
         raise ValueError(f"image_sizes has {len(image_sizes)} sizes for {epochs} epochs: give one for each")
     class_weights = check_class_weights(class_weights, len(train.classes))
-    check_images(train, val, batch_size)
+    check_images(train, val)
     for size in sorted({*image_sizes, val.image_size}):
         check_network(model, val, device, size)
 
