@@ -47,8 +47,8 @@ publish: setup ## run chapters at the page scale and store their outputs and rec
 repeats: setup ## run chapters with further seeds and store their records: SEEDS=3
 	$(TOOLS) repeats --seeds $(SEEDS) $(CHOSEN)
 
-confirm: setup ## keep stale records whose code still trains the same, to the last digit
-	$(TOOLS) confirm $(CHOSEN)
+confirm: setup ## keep stale records and pages whose code still gives the same: BY_HAND="names"
+	$(TOOLS) confirm $(CHOSEN) $(if $(BY_HAND),--by-hand $(BY_HAND))
 
 golden: setup ## refresh the golden runs that the tests compare with
 	$(TOOLS) golden $(CHOSEN)

@@ -52,7 +52,7 @@ def train_chapter_4(scale: str = "auto", seed: int = 0, chapter: str = "depth/05
     history = fit(
         network, train, val, epochs=settings.epochs, learning_rate=settings.learning_rate,
         batch_size=settings.batch_size, seed=seed,
-        checkpoint=checkpoint_path(run, seed, chapter, settings.scale),
+        checkpoint=checkpoint_path(f"{settings.scale}-{run}", seed),
     )  # fmt: skip
     if processes.rank() == 0:
         label = f"{settings.network}, {processes.world_size()} process{'es' * (processes.world_size() > 1)}"
