@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from course_utils import processes
+from course_utils.data import ImageData
+
 LIBRARIES = {"torch", "torchvision", "timm", "numpy", "functools", "collections"}  # their versions are in the record
 WAYS_OUT = {
     "precision": 'pass precision="{}" to go on in it',
@@ -132,6 +135,41 @@ def name_of(thing: Callable) -> str:
         given += [f"{key}={plain(part)!r}" for key, part in thing.keywords.items()]
         return f"{name_of(thing.func)}({', '.join(given)})"
     return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def identity_of(
+    model: nn.Module,
+    train: ImageData,
+    val: ImageData,
+    optimizers: list[torch.optim.Optimizer],
+    schedule: Callable,
+    loop: tuple[Callable, ...],
+    settings: dict,
+) -> dict:
+    """Return everything that decides a training, by name: the network and its first weights, the data, code, settings.
+
+    Args:
+        model: as it is before the first step.
+        loop: the functions that train and judge.
+        settings: plain numbers and texts.
+    """
+    return {
+        "network": f"{model} {[list(value.shape) for value in model.state_dict().values()]}",
+        "code of the network": network_code(model),
+        "first weights": weights_digest(model),
+        "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
+        "classes": train.classes,
+        "images": [len(train), len(val)],
+        "image_size": train.image_size,
+        "training images": train.digest(),
+        "validation images": val.digest(),
+        **settings,
+        "optimizers": [repr(optimizer) for optimizer in optimizers],
+        "schedule": name_of(schedule),
+        "code of the schedule": code_digest(schedule),
+        "code of the training": code_digest(*loop, ImageData, *map(type, optimizers)),
+        "processes": processes.world_size(),
+    }
 
 
 def digest_of(run: dict) -> str:

@@ -19,17 +19,7 @@ from tqdm import tqdm
 
 from course_utils import processes
 from course_utils.charts import Charts
-from course_utils.checkpoints import (
-    CheckpointError,
-    checkpoint_file,
-    code_digest,
-    name_of,
-    network_code,
-    plain,
-    resume,
-    save,
-    weights_digest,
-)
+from course_utils.checkpoints import CheckpointError, checkpoint_file, identity_of, plain, resume, save
 from course_utils.checks import (
     check_class_weights,
     check_images,
@@ -87,6 +77,13 @@ class Run:
     classes: int
     epochs: int
     steps: int
+
+    def parts(self) -> dict:
+        """Everything with a state that a run which goes on must have again."""
+        parts = {"model": getattr(self.model, "_orig_mod", self.model), "scaler": self.scaler}
+        parts |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(self.optimizers)}
+        parts |= {f"schedule {number}": schedule for number, schedule in enumerate(self.schedules)}
+        return parts | ({"average": self.averaged} if self.averaged is not None else {})
 
 
 def _train_epoch(run: Run, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], epoch: int, bar: tqdm) -> dict:
@@ -238,38 +235,24 @@ def fit(
     schedules = [make_schedule(schedule, optimizer, epochs * steps) for optimizer in chosen]
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     averaged = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True) if average else None
-    parts = {"model": bare, "scaler": scaler}
-    parts |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(chosen)}
-    parts |= {f"schedule {number}": schedule for number, schedule in enumerate(schedules)}
-    parts |= {"average": averaged} if average else {}
+    class_weights = class_weights.to(device) if class_weights is not None else None
+    run = Run(model, processes.parallel(model), averaged, chosen, schedules, scaler, device, dtype, class_weights,
+              label_smoothing, len(train.classes), epochs, steps)  # fmt: skip
     torch.manual_seed(seed)
     rows: list[dict] = []
     origin, alone, file = provenance(device, dtype), part[0] == 0, None
     if checkpoint is not None:
-        identity = {
-            "network": f"{bare} {[list(value.shape) for value in bare.state_dict().values()]}",
-            "code of the network": network_code(bare), "first weights": weights_digest(bare),
-            "frozen": [name for name, weight in bare.named_parameters() if not weight.requires_grad],
-            "classes": train.classes, "images": [len(train), len(val)], "image_size": train.image_size,
-            "training images": train.digest(), "validation images": val.digest(),
-            **options, **sgd,
-            "optimizers": [repr(optimizer) for optimizer in chosen], "schedule": name_of(schedule),
-            "image_sizes": image_sizes, "precision": str(dtype), "class_weights": plain(class_weights),
-            "processes": part[1], "code of the schedule": code_digest(schedule),
-            "code of the training": code_digest(_train_epoch, _validate, ImageData, *map(type, chosen)),
-        }  # fmt: skip
+        options |= sgd | {"image_sizes": image_sizes, "precision": str(dtype), "class_weights": plain(class_weights)}
+        identity = identity_of(bare, train, val, chosen, schedule, (_train_epoch, _validate), options)
         file = checkpoint_file(checkpoint, identity, alone)
         first = {name: value.clone() for name, value in bare.state_dict().items()}
         if file.exists():
-            rows, origin = resume(file, parts, identity, device)
+            rows, origin = resume(file, run.parts(), identity, device)
             if alone:
                 done = f"Going on after epoch {len(rows)} of {epochs}" if len(rows) < epochs else "Trained already"
                 print("\n".join([f"{done}, from {file.name}:", *(_line(row, epochs) for row in rows)]))
     if processes.sum_over_processes(len(rows))[0] != len(rows) * part[1]:
         raise CheckpointError(f"only some of the {part[1]} processes found {file}: put it where all can read it")
-    class_weights = class_weights.to(device) if class_weights is not None else None
-    run = Run(model, processes.parallel(model), averaged, chosen, schedules, scaler, device, dtype, class_weights,
-              label_smoothing, len(train.classes), epochs, steps)  # fmt: skip
     judged, own_val = averaged or model, val.part(*part)
     drawn = Charts(charts if alone else None, len(rows))
 
@@ -288,7 +271,7 @@ def fit(
             rows.append(row | _validate(judged, own_val, len(val), device, precision) | {"seconds": seconds})
             if alone:
                 if file is not None:
-                    save(file, parts, identity, rows, origin, device)
+                    save(file, run.parts(), identity, rows, origin, device)
                 tqdm.write(_line(rows[-1], epochs))
                 drawn.add(rows[-1], judged, val, device, precision)
     except KeyboardInterrupt:

@@ -152,10 +152,8 @@ def test_charts_go_on_with_a_run_that_was_interrupted(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoints, "code_digest", lambda *_: "the same")
-        patch.setattr(training, "code_digest", lambda *_: "the same")
         patch.setattr(training, "evaluate", interrupted)
         train(**options)
-    monkeypatch.setattr(training, "code_digest", lambda *_: "the same")
     monkeypatch.setattr(checkpoints, "code_digest", lambda *_: "the same")
     assert len(train(**options)[1]) == 3
     assert [epoch for epoch, _ in events(tmp_path / "charts")["validation loss"]] == [1, 2, 3]
