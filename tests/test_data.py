@@ -1049,6 +1049,15 @@ def test_skipping_once_does_not_hide_broken_images_later(tmp_path):
         load_data(str(root), 16)
 
 
+def test_what_was_skipped_is_tried_again_when_nothing_may_be_skipped(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets") / "train"
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "_to_rgb", lambda image: 1 / 0)
+        with pytest.raises(DataError, match=r"no image of the class folder .*cat could be read: it holds 3 file\(s\)"):
+            load_folder(root, 16, skip_broken=True)
+    assert len(load_folder(root, 16)) == 6  # such as after chmod, which leaves size and time as they were
+
+
 def test_a_class_of_broken_images_only(tmp_path):
     root = write_folder(tmp_path / "pets")
     for path in (root / "train" / "dog").iterdir():
