@@ -404,7 +404,7 @@ def test_what_else_counts_for_the_digest():
     found = [
         digest(), digest(labels=1 - labels), digest(classes=("dog", "cat")), digest(classes=("cat", "doc")),
         digest(classes=("cat", "dog", "")), digest(black.view(4, 3, 6, 2)), digest(black.view(4, 6, 2, 3)),
-        digest(black.float()), digest(black.double()), digest(black[:2], labels[:2]),
+        digest(black.float()), digest(black.half()), digest(black.bfloat16()), digest(black[:2], labels[:2]),
     ]  # fmt: skip
     assert len(set(found)) == len(found)
     assert digest() == digest()
@@ -935,7 +935,7 @@ def test_more_images_than_memory(tmp_path, data_directory, little_memory, monkey
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), np.exceptions.AxisError(0), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error", [MemoryError(), RuntimeError("another matter"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 def test_memory_that_the_system_refuses(tmp_path, monkeypatch, error):
     root = write_folder(tmp_path / "pets")
@@ -945,7 +945,7 @@ def test_memory_that_the_system_refuses(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(data, "read_pictures", refuse)
     monkeypatch.setattr(data, "_resize", refuse)
-    expected = (type(error), None) if isinstance(error, ValueError) else (DataError, "GiB of memory at 2?16 px")
+    expected = (type(error), "^another matter$") if "another" in str(error) else (DataError, "GiB of memory at 2?16 px")
     for work in (lambda: load_folder(root / "train", 216), lambda: make_shapes(10, 8, 0).resized(16)):
         with pytest.raises(expected[0], match=expected[1]):
             work()
