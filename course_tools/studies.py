@@ -92,11 +92,6 @@ class Study:
         """Where its records are, below results/, and what they call their chapter."""
         return f"studies/{self.name}"
 
-    @property
-    def command(self) -> str:
-        """What runs it."""
-        return f"make study NAME={self.name}"
-
 
 def study_names(root: Path) -> list[str]:
     """The names of all studies, such as "ladder/01_norm_seeds": Python files among the chapters with a `train_one`.
@@ -361,7 +356,7 @@ def _train_all(sitting: Sitting, todo: list[Run]) -> tuple[str, int]:
     try:
         for number, run in enumerate(todo):
             start, later = time.monotonic(), todo[number + 1 :]
-            if number and start + (times.expected(run) or 0) >= sitting.end:
+            if number and start + (times.expected(run) or 0) > sitting.end:
                 return OUT_OF_TIME, failed
             where, problem = f"run {count - len(todo) + number + 1} of {count}, {run}", STOPPED
             try:
@@ -396,7 +391,7 @@ def _train(sitting: Sitting, run: Run, later: list[Run], where: str) -> str:
             whole = (times.spent(run) + now - start) / epoch * epochs
             left = times.left(later, otherwise=whole) + whole * (1 - epoch / epochs)
             sitting.tell(f"{where}: epoch {epoch} of {epochs}{_in_words(left)}")
-            if epoch < epochs and now + (now - start) / new >= sitting.end:
+            if epoch < epochs and now + (now - start) / new > sitting.end:
                 return STOPPED
         if status := process.wait():
             last = Path(sitting.log.name).read_text(encoding="utf-8").rstrip().splitlines()[-1]
