@@ -12,7 +12,7 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats confirm golden check test race bench address rename clean
+.PHONY: help setup course book run publish repeats confirm golden check test race study bench address rename clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -65,6 +65,9 @@ test: setup ## run every check
 
 race: setup ## train the recipes of chapter 5, say when each mark was passed: RECIPES=imagenette-83
 	$(TOOLS) race $(RECIPES) --seeds $(if $(filter command line,$(origin SEEDS)),$(SEEDS),1) $(if $(RECORD),--record)
+
+study: setup ## run a study, go on where it stopped: NAME=norm_seeds LIMIT=30 (minutes); no NAME: list them
+	$(TOOLS) study $(NAME) $(if $(LIMIT),--limit $(LIMIT)) $(if $(filter command line,$(origin SCALE)),--scale $(SCALE))
 
 bench: setup ## measure the speed ratios that the course promises
 	$(TOOLS) bench

@@ -36,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as imagenette-83; all if left out")
     added.add_argument("--seeds", type=int, default=1, help="seeds in all, from 0")
     added.add_argument("--record", action="store_true", help="keep the records in results/")
+    added = command("study", "run a study: runs of one question, which go on where they were stopped")
+    added.add_argument("name", nargs="?", help="such as norm_seeds; all are listed if left out")
+    added.add_argument("--limit", type=float, metavar="MINUTES", help="stop in good order after so many minutes")
+    added.add_argument("--scale", default="page", help="page (default), smoke or source; only page is kept in results/")
+    added.add_argument("--list", action="store_true", help="only say which studies there are, and how far they are")
     added = command("bench", "measure the speed ratios that the course promises")
     added.add_argument("--quick", action="store_true", help="fewer images and repeats")
     return parser
@@ -79,6 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.race import race
 
             return race(root, options.recipes, options.seeds, options.record)
+
+        if options.command == "study":
+            from course_tools.studies import list_studies, study
+
+            if options.list or not options.name:
+                return list_studies(root, options.scale)
+            return study(root, options.name, options.limit, options.scale)
 
         if options.command == "confirm":
             from course_tools.confirm import confirm

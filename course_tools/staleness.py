@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from course_tools.chapters import (
+    UserError,
     all_chapters,
     chapter_path,
     golden_path,
@@ -10,6 +11,7 @@ from course_tools.chapters import (
     records_of,
 )
 from course_tools.fingerprints import Code, changed, fingerprint, page_code, recipe_code, training_code
+from course_tools.studies import read_study, study_code, study_names
 from course_utils.race import RECIPES
 
 RACE = "race"  # the folder of results that belongs to no chapter
@@ -121,15 +123,40 @@ def check_races(root: Path) -> list[str]:
     return problems
 
 
+def check_study(root: Path, name: str) -> list[str]:
+    """Problems with a study and its records: of no run, or made by other code; runs that are missing are none."""
+    try:
+        study = read_study(root, name)
+    except UserError as error:
+        return [str(error)]
+    problems, codes, runs = [], {}, {run.record("page"): run for run in study.runs}
+    for record_name, record in records_of(root / "results", study.folder).items():
+        where, run = f"results/{study.folder}/{record_name}.json", runs.get(record_name)
+        if run is None:
+            problems.append(f"{where}: the study has no such run at the page scale. Delete it.")
+            continue
+        code = codes[run.name] = codes.get(run.name) or study_code(study.path, run.levels)
+        if record["code"] != code.fingerprint:
+            problems.append(
+                f"{where}: the study, or what it uses of course_utils, has changed since it was made"
+                f"{_what(record.get('definitions'), code)}. make study NAME={name}"
+            )
+    return problems
+
+
 def check(root: Path) -> list[str]:
-    """All problems of all chapters and races, one line each: the thing, what is wrong, the way out."""
-    problems, chapters = check_races(root), all_chapters(root)
+    """All problems of chapters, races and studies, one line each: the thing, what is wrong, the way out."""
+    problems, chapters, studies = check_races(root), all_chapters(root), study_names(root)
+    for study in studies:
+        problems += check_study(root, study)
+    others = {RACE, *(f"studies/{study}" for study in studies)}  # these have records, and are no chapters
     for chapter in chapters:
         problems += check_published(root, chapter) + check_golden(root, chapter)
     for folder, kind in (("results", "*.json"), ("tests/golden", "*.ipynb")):
         for path in sorted((root / folder).rglob(kind)):
             inside = path.relative_to(root / folder)
             chapter = (inside.parent if kind == "*.json" else inside.with_suffix("")).as_posix()
-            if chapter not in chapters and (kind, chapter) != ("*.json", RACE):
-                problems.append(f"{folder}/{inside.as_posix()}: belongs to no chapter. Delete it.")
+            if chapter not in chapters and not (kind == "*.json" and chapter in others):
+                what = "study" if chapter.startswith("studies/") else "chapter"
+                problems.append(f"{folder}/{inside.as_posix()}: belongs to no {what}. Delete it.")
     return problems

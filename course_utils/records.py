@@ -159,6 +159,30 @@ def load_records(scale: str, chapter: str | None = None, directory: str | Path |
     return pd.DataFrame(sorted(records, key=lambda record: (record["chapter"], record["run"], record["seed"])))
 
 
+MEASURED = (
+    "seed", "label", "val_accuracy", "val_loss", "train_accuracy", "seconds", "epochs", "parameters", "macs", "history",
+    "processor", "device", "threads", "precision",
+)  # fmt: skip
+
+
+def load_study(study: str, scale: str = "page", directory: str | Path | None = None) -> pd.DataFrame:
+    """Return the runs of a study that are recorded, one a row, with its factors as columns; maybe empty.
+
+    Columns: every setting, the factors among them, then what was measured: seed, label, val_accuracy (0..1),
+    val_loss, train_accuracy, seconds (training only), epochs, parameters, macs, history (a list of rows), and the
+    machine: processor, device, threads, precision. Where a setting has such a name, what was measured is shown.
+
+    Args:
+        study: such as "ladder/01_norm_seeds".
+        scale, directory: as for `load_records`.
+    """
+    records = load_records(scale, f"studies/{study}", directory)
+    if records.empty:
+        return records
+    settings = pd.DataFrame(records["settings"].tolist())
+    return settings.drop(columns=list(MEASURED), errors="ignore").join(records[list(MEASURED)])
+
+
 def scoreboard(scale: str, chapter: str | None = None, upto: str | None = None) -> pd.DataFrame:
     """Return a table of what was measured: parameters, MACs, seconds, accuracy, one row a network.
 
