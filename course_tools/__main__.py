@@ -33,6 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("recipes", nargs="*", metavar="RECIPE", help="such as imagenette-83; all if left out")
     added.add_argument("--seeds", type=int, default=1, help="seeds in all, from 0")
     added.add_argument("--record", action="store_true", help="keep the records in results/")
+    added = command("portable", "run the sensitive tests as other machines would")
+    added.add_argument("--modes", nargs="*", metavar="MODE", help="as-is, threads, avx2, bfloat16; all if left out")
+    added.add_argument("--short", action="store_true", help="without the golden runs")
     added = command("bench", "measure the speed ratios that the course promises")
     added.add_argument("--quick", action="store_true", help="fewer images and repeats")
     return parser
@@ -60,6 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.book import book
 
             return book(root)
+        if options.command == "portable":
+            from course_tools.portable import portable
+
+            return portable(root, options.modes, options.short)
         if options.command == "bench":
             from course_tools.bench import bench
 

@@ -53,9 +53,11 @@ def choose_device(device: str = "auto") -> torch.device:
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the type in which convolutions are computed; weights stay float32.
 
-    "auto" is bfloat16 where the processor or GPU has instructions for it (on two CPU cores that
-    had them it doubled the speed), float16 on other GPUs, float32 elsewhere.
+    "auto" is what COURSE_PRECISION names; else bfloat16 where the processor or GPU has instructions for it
+    (on two CPU cores that had them it doubled the speed), float16 on other GPUs, float32 elsewhere.
     """
+    if precision == "auto":
+        precision = os.environ.get("COURSE_PRECISION", "auto")
     if precision == "auto":
         if device.type == "cuda":
             precision = "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"

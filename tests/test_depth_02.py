@@ -15,6 +15,8 @@ from course_tools.fingerprints import parse_cell
 from course_utils import choose_scale, count, fit, make_shapes
 from course_utils.training import step_decay
 
+pytestmark = pytest.mark.sensitive
+
 PATH = ROOT / "notebooks/depth/02_resnet_family.ipynb"
 NAMES = chapter_definitions(PATH)
 FAMILY, ResNet = NAMES["FAMILY"], NAMES["ResNet"]

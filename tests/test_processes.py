@@ -16,6 +16,8 @@ from course_utils import CheckpointError, fit, make_shapes, processes
 from course_utils.processes import ProcessError
 from course_utils.training import choose_device
 
+pytestmark = [pytest.mark.sensitive, pytest.mark.slow]
+
 TESTS = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["-m", "course_utils.train", "--scale", "smoke"]

@@ -32,6 +32,8 @@ from course_utils.race import (
 )
 from course_utils.summary import count
 
+pytestmark = pytest.mark.sensitive
+
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):

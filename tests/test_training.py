@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from course_utils import CheckpointError, ImageData, evaluate, fit, make_shapes, muon, predict, training
 from course_utils.training import Muon, constant, one_cycle
 
+pytestmark = pytest.mark.sensitive
+
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
 # all that short training uses
 SHORT = {"optimizers": muon, "label_smoothing": 0.1, "average": 0.9, "zoom": 0.5, "flip": True}
