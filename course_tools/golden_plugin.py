@@ -63,7 +63,7 @@ class GoldenCell(IPyNbCell):
 
     def runtest(self) -> None:
         new = self.parent.ran.get(self.cell.id)
-        if new is None or new.execution_count != self.cell.execution_count:
+        if new is None or bool(new.execution_count) != bool(self.cell.execution_count):
             self.raise_cell_error("The run did not come to this cell, or it is not the chapter's any more")
         if why := outputs_difference(self.cell.outputs, new.outputs):
             self.raise_cell_error("Cell outputs differ", why)

@@ -183,6 +183,7 @@ def source_of(name: str) -> str:
     raise AssertionError(name)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, capsys):
     # inspect looks for a function in its file, and here that is a notebook
     text = source_of("long_run")

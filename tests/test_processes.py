@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from course_tools.runs import DOUBLE
 from course_utils import CheckpointError, fit, make_shapes, processes
 from course_utils.processes import ProcessError
 from course_utils.training import choose_device
@@ -24,10 +25,10 @@ TRAIN = ["-m", "course_utils.train", "--scale", "smoke"]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """For a program: one thread a process, and its files into a folder."""
+    """For a program: its files into a folder."""
     places = {name: str(folder / name) for name in ("COURSE_CHECKPOINTS", "COURSE_RESULTS", "COURSE_DATA")}
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "PYTHONPATH": paths}
+    quiet = {"CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "PYTHONPATH": paths}
     return os.environ | places | quiet | more
 
 
@@ -36,6 +37,7 @@ def both(tmp_path_factory):
     """What one process found, what each of two found, and what the two printed."""
     folder = tmp_path_factory.mktemp("processes")
     program, env = [str(TESTS / "two_processes.py"), str(folder)], environment(folder)
+    env["PYTHONPATH"] = os.pathsep.join([str(DOUBLE), env["PYTHONPATH"]])
     subprocess.run([sys.executable, *program], env=env, check=True, capture_output=True, timeout=120)
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *program]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
@@ -49,8 +51,8 @@ def test_gradients_of_two_are_those_of_one(both, size):
     one, first, second, _ = both
     for a, b, c in zip(*(found[f"gradients {size}"] for found in (one, first, second))):
         assert a.abs().max() > 1e-3
-        torch.testing.assert_close(b, a, rtol=0, atol=1e-6)
-        torch.testing.assert_close(c, a, rtol=0, atol=1e-6)
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-12)
+        torch.testing.assert_close(c, a, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["plain", "weighted", "muon"])
@@ -60,9 +62,9 @@ def test_training_of_two_is_that_of_one(both, case):
     rows, weights = one[case]
     for found in (first, second):
         for row, expected in zip(found[case][0], rows, strict=True):
-            assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+            assert row == pytest.approx(expected, rel=1e-9, abs=1e-12)
         for name, value in weights.items():
-            torch.testing.assert_close(found[case][1][name], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[case][1][name], value, rtol=1e-9, atol=1e-12)
 
 
 def test_norms_see_their_own_part_but_all_end_alike(both):

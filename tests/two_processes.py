@@ -1,20 +1,18 @@
 """What one process does, and what several do together; a program of its own, since torchrun starts it.
 
 Run as: [torchrun --nproc-per-node 2] two_processes.py FOLDER. Each process writes FOLDER/COUNT-NUMBER.pt.
+The test lets it compute in float64: one process and two add in another order, and rounding must not show.
 """
 
 import sys
 from pathlib import Path
 
 import torch
+from helpers import new_tiny_network
 from torch import nn
 from torch.nn import functional as F
 
-torch.set_num_threads(1)
-
-from helpers import new_tiny_network  # noqa: E402
-
-from course_utils import fit, make_shapes, muon, processes  # noqa: E402
+from course_utils import fit, make_shapes, muon, processes
 
 
 def without_norm() -> nn.Sequential:
@@ -47,11 +45,11 @@ def main() -> None:
     }
     for name, options in cases.items():
         model = without_norm()
-        history = fit(model, train, val, epochs=2, batch_size=16, device="cpu", **options)
+        history = fit(model, train, val, epochs=2, batch_size=16, device="cpu", precision="float32", **options)
         found[name] = [history.drop(columns="seconds").to_dict("records"), model.state_dict()]
 
     model = new_tiny_network()
-    history = fit(model, train, val, epochs=2, batch_size=16, device="cpu")
+    history = fit(model, train, val, epochs=2, batch_size=16, device="cpu", precision="float32")
     found["norm"] = [history.drop(columns="seconds").to_dict("records"), model.state_dict()]
     torch.save(found, folder / f"{part[1]}-{part[0]}.pt")
     processes.leave_processes()

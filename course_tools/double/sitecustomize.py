@@ -28,6 +28,7 @@ class _InFloat32(torch.nn.Module):
 
 _export = torch.onnx.export
 torch.set_default_dtype(torch.float64)
-torch.Tensor.float = torch.Tensor.bfloat16 = torch.Tensor.double
+torch.Tensor.float = torch.Tensor.double
+torch.Tensor.bfloat16 = lambda x: x.to(torch.float64, copy=True)  # Muon changes the copy in place
 torch.onnx.export = lambda network, *rest, **options: _export(_InFloat32(network), *rest, **options)
 F.dropout = _dropout
