@@ -68,7 +68,7 @@ quick: setup ## run the checks that take no time: for use while you edit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(TOOLS) check
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore tests/golden
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 portable: setup ## run the sensitive tests as other machines would, and say in which way they fail
 	$(TOOLS) portable

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--record", action="store_true", help="keep the records in results/")
     added = command("portable", "run the sensitive tests as other machines would")
     added.add_argument("--modes", nargs="*", metavar="MODE", help="as-is, threads, avx2, bfloat16; all if left out")
-    added.add_argument("--short", action="store_true", help="without the golden runs")
+    added.add_argument("--short", action="store_true", help="without golden runs and what else is slow")
     added = command("bench", "measure the speed ratios that the course promises")
     added.add_argument("--quick", action="store_true", help="fewer images and repeats")
     return parser

@@ -35,6 +35,8 @@ class GoldenFile(IPyNbFile):
 
     def collect(self):
         self.nb = read_notebook(self.path)
+        for mark in ("sensitive", "slow"):
+            self.add_marker(mark)
         yield GoldenRun.from_parent(self, name="run")
         for number, cell in enumerate(self.nb.cells):
             yield GoldenCell.from_parent(self, name=f"Cell {number}", cell_num=number, cell=cell, options={})

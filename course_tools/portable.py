@@ -19,13 +19,13 @@ MODES = {
 }
 
 
-def _tests(root: Path, mode: str, arguments: list[str]) -> tuple[int, int]:
+def _tests(root: Path, mode: str, options: list[str]) -> tuple[int, int]:
     """Run the tests in one mode; return how many passed and failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "sensitive", f"--junitxml={report}", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}"]
         environment = {"OMP_NUM_THREADS": "1"} | MODES[mode]
-        done = subprocess.run(command, cwd=root, env=os.environ | environment)
+        done = subprocess.run([*command, *options], cwd=root, env=os.environ | environment)
         if not report.is_file():  # pytest did not come to its tests
             return 0, 1
         counts = ElementTree.parse(report).getroot().find("testsuite").attrib
@@ -34,17 +34,16 @@ def _tests(root: Path, mode: str, arguments: list[str]) -> tuple[int, int]:
     return tests - skipped - failed, failed or int(done.returncode != 0)
 
 
-def portable(root: Path, modes: list[str] | None = None, short: bool = False, arguments: tuple[str, ...] = ()) -> int:
+def portable(root: Path, modes: list[str] | None = None, short: bool = False) -> int:
     """Run the sensitive tests in several modes; print a table; 1 if a test failed in one of them.
 
     Args:
         modes: names of MODES; all if left out.
-        short: without the golden runs, which take longest.
-        arguments: for pytest, such as a file.
+        short: without the golden runs and the tests that are marked slow.
     """
     if unknown := set(modes or []) - set(MODES):
         raise UserError(f"There is no mode {', '.join(sorted(unknown))}. Valid: {', '.join(MODES)}.")
-    options = ["-n", "2", "--dist", "loadfile", *(["--ignore", "tests/golden"] if short else []), *arguments]
+    options = ["-m", "sensitive and not slow"] if short else ["-m", "sensitive"]
     rows = []
     for mode in modes or MODES:
         start = time.perf_counter()

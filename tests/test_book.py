@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("settings", "data", "training", "networks", "summary", "plots", "records", "race")
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"

@@ -119,6 +119,7 @@ def golden_results(pytester) -> tuple[list[str], str]:
     return re.findall(r"(?m)^tests/golden.* (PASSED|FAILED|ERROR) ", shown), shown
 
 
+@pytest.mark.slow
 def test_each_cell_is_compared_in_this_way(pytester, golden_toy):
     """One change in each golden cell: only the changes within the tolerance pass."""
     path = golden_path(golden_toy, "part/01_first")
@@ -136,6 +137,7 @@ def test_each_cell_is_compared_in_this_way(pytester, golden_toy):
     assert golden_results(pytester)[0] == ["PASSED" if same else "FAILED" for same in agree]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "failed", "told"),
     [
@@ -165,6 +167,7 @@ def test_golden_run_compares_every_cell(root, chapter):
         assert "NBVAL" not in cell.source and "PYTEST_VALIDATE" not in cell.source
 
 
+@pytest.mark.slow
 def test_golden_run_has_code_and_parameters_but_no_pictures_or_times(toy):
     assert runs.golden(toy, ["01"]) == 0
     text, golden = golden_path(toy, "part/01_first").read_text(), read_notebook(golden_path(toy, "part/01_first"))

@@ -44,8 +44,11 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick():
-    """The smoke recipe on small images."""
+def quick(monkeypatch):
+    """The smoke recipe on fewer and smaller images, and no time spent on the speed of the machine."""
+    images = lambda _, size, *rest, **options: (make_shapes(320, size, 1), make_shapes(96, size, 2))  # noqa: E731
+    monkeypatch.setattr(module, "load_data", images)
+    monkeypatch.setattr(module, "matmul_gflops", lambda device: 100.0)
     return dataclasses.replace(RECIPES["smoke"], image_sizes=(16, 16), stored_size=24, marks=((0.0, 5), (1.1, 5)))
 
 
@@ -67,7 +70,6 @@ def test_the_smoke_recipe_learns(folders):
     assert 0 < marks["passed (s)"].item() < record["seconds"]
 
 
-@pytest.mark.slow
 def test_a_race_is_the_same_each_time(folders, quick):
     race(quick)
     first = record_of(folders)
@@ -79,7 +81,6 @@ def test_a_race_is_the_same_each_time(folders, quick):
     assert figures(record_of(folders, seed=1)) != figures(first)
 
 
-@pytest.mark.slow
 def test_an_interrupted_race_goes_on(folders, quick, monkeypatch, capsys):
     race(quick)
     expected = record_of(folders)
@@ -100,7 +101,6 @@ def test_an_interrupted_race_goes_on(folders, quick, monkeypatch, capsys):
     assert figures(record_of(folders)) == figures(expected)
 
 
-@pytest.mark.slow
 def test_the_marks_are_scaled_by_the_machine(folders, quick, monkeypatch):
     speeds = iter((200.0, 250.0))
     monkeypatch.setattr(module, "matmul_gflops", lambda device: next(speeds))
@@ -216,7 +216,6 @@ def test_muon_has_the_first_block_of_a_whitened_net():
     assert [weight.requires_grad for weight in sgd.param_groups[0]["params"]] == [False, True]
 
 
-@pytest.mark.slow
 def test_the_record_counts_at_the_size_of_validation(folders, quick):
     race(quick)
     record = record_of(folders)
@@ -250,7 +249,6 @@ def test_each_recipe_fits_its_data(name):
 # ------------------------------------------------------------------ the command
 
 
-@pytest.mark.slow
 def test_the_command(folders, monkeypatch, quick, capsys):
     monkeypatch.setitem(RECIPES, "smoke", quick)
     assert command.race(folders, ["smoke"], seeds=2, record=True) == 0
@@ -272,7 +270,6 @@ def test_the_command(folders, monkeypatch, quick, capsys):
     assert capsys.readouterr().out.count("recorded already") == 1
 
 
-@pytest.mark.slow
 def test_without_record_results_stay_as_they_are(folders, monkeypatch, quick, capsys):
     monkeypatch.setitem(RECIPES, "smoke", quick)
     for _ in range(2):  # run again, since nothing is recorded

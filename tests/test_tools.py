@@ -89,6 +89,7 @@ def test_published_notebook_is_the_source_with_outputs(toy):
     }
 
 
+@pytest.mark.slow
 def test_repeats_only_add_records(published):
     before = first(published).read_text()
     assert runs.repeats(published, ["01"], seeds=3) == 0
@@ -97,6 +98,7 @@ def test_repeats_only_add_records(published):
     assert first(published).read_text() == before and check(published) == []
 
 
+@pytest.mark.slow
 def test_repeats_do_not_run_again_what_is_recorded(published, edit, capsys):
     folder = published / "results/part/01_first"
     assert runs.repeats(published, ["01"], seeds=2) == 0
@@ -132,6 +134,7 @@ def test_a_new_figure_makes_outputs_and_golden_stale_but_no_record(published, ed
     ]
 
 
+@pytest.mark.slow
 def test_new_training_code_makes_records_stale(published, edit):
     assert runs.repeats(published, ["01"], seeds=2) == 0
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
@@ -167,6 +170,7 @@ def stale_records(root):
     return [line for line in check(root) if line.startswith("results/")]
 
 
+@pytest.mark.slow
 def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed, edit, capsys):
     path = published / "results/part/01_first/cpu-plain-seed0.json"
     before = json.loads(path.read_text())
@@ -183,6 +187,7 @@ def test_confirm_keeps_records_of_code_that_trains_the_same(published, committed
     assert record["confirmed"][0]["code_before"] == before["code"] != record["code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -207,6 +212,7 @@ def test_confirm_refuses_what_trains_otherwise(published, committed, edit, capsy
     assert path.read_text() == before and len(stale_records(published)) == 1
 
 
+@pytest.mark.slow
 def test_confirm_looks_at_each_run_by_itself(published, committed, edit, capsys):
     """A run that is new changes nothing for the others; of two runs, the one with other figures stays stale."""
     path = published / "results/part/01_first/cpu-plain-seed0.json"
@@ -255,6 +261,7 @@ def test_confirm_runs_nothing_where_only_the_rule_has_changed(published, committ
         main(["confirm", "--chapters", "01"])
 
 
+@pytest.mark.slow
 def test_confirm_finds_a_notebook_that_was_committed_after_its_run(published, committed, edit, capsys):
     path = published / "results/part/01_first/cpu-plain-seed0.json"
     record = json.loads(path.read_text())
@@ -291,6 +298,7 @@ def test_confirm_wants_the_code_that_made_a_record(published, committed, edit, c
     assert re.search("stay stale: no commit of .* holds the code that made them", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "epochs"), [("smoke", [1, 2]), ("mnist-98", [1])])
 def test_confirm_trains_a_recipe_of_the_race(recipe, epochs):
     first, again = (confirming._figures(ROOT, confirming._recipe(recipe)) for _ in range(2))

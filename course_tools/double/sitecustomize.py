@@ -21,6 +21,7 @@ class _InFloat32(torch.nn.Module):
     def __init__(self, network: torch.nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).to(torch.float32)
+        self.training = network.training
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(images.to(torch.float32))
