@@ -12,7 +12,7 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats confirm golden check test race study bench address rename clean
+.PHONY: help setup course book run publish repeats confirm golden check test quick portable race study bench address rename clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,16 @@ test: setup ## run every check
 	$(TOOLS) check
 	$(TOOLS) address --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TOOLS) portable --modes bfloat16 --short
+
+quick: setup ## run the checks that take no time: for use while you edit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(TOOLS) check
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+portable: setup ## run the sensitive tests as other machines would, and say in which way they fail
+	$(TOOLS) portable
 
 race: setup ## train the recipes of chapter 5, say when each mark was passed: RECIPES=imagenette-83
 	$(TOOLS) race $(RECIPES) --seeds $(if $(filter command line,$(origin SEEDS)),$(SEEDS),1) $(if $(RECORD),--record)

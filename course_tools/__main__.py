@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--limit", type=float, metavar="MINUTES", help="stop in good order after so many minutes")
     added.add_argument("--scale", default="page", help="page (default), smoke or source; only page is kept in results/")
     added.add_argument("--list", action="store_true", help="only say which studies there are, and how far they are")
+    added = command("portable", "run the sensitive tests as other machines would")
+    added.add_argument("--modes", nargs="*", metavar="MODE", help="as-is, threads, avx2, bfloat16; all if left out")
+    added.add_argument("--short", action="store_true", help="without golden runs and what else is slow")
     added = command("bench", "measure the speed ratios that the course promises")
     added.add_argument("--quick", action="store_true", help="fewer images and repeats")
     return parser
@@ -75,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.book import book
 
             return book(root)
+        if options.command == "portable":
+            from course_tools.portable import portable
+
+            return portable(root, options.modes, options.short)
         if options.command == "bench":
             from course_tools.bench import bench
 

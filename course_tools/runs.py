@@ -30,16 +30,8 @@ from course_tools.chapters import (
 from course_tools.fingerprints import fingerprint, page_code, training_code
 from course_utils.settings import named_folder
 
-# Golden runs take the same path through torch on any x86-64 machine, with or without a GPU; one thread, since
-# the tests run two of them side by side
-GOLDEN_ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",
-    "TQDM_DISABLE": "1",
-}
+GOLDEN_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "COURSE_PRECISION": "float32", "TQDM_DISABLE": "1"}
+DOUBLE = Path(__file__).with_name("double")  # on PYTHONPATH it lets Python compute in float64
 
 
 @dataclass
@@ -304,22 +296,30 @@ def repeats(root: Path, words: list[str] | None = None, seeds: int = 3) -> int:
     return status
 
 
+def golden_run(root: Path, chapter: str, folder: Path) -> Outcome:
+    """Run a chapter at the smoke scale into `folder`/chapter.ipynb, so that it prints the same on every machine.
+
+    It starts with no records, no checkpoints and no data, and computes in float64.
+    """
+    paths = [str(DOUBLE), str(root), os.environ.get("PYTHONPATH", "")]
+    env = GOLDEN_ENVIRONMENT | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # the tests run two of them side by side
+        "COURSE_CHECKPOINTS": f"{folder}/checkpoints",
+        "COURSE_DATA": f"{folder}/data",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    return execute(root, chapter, "smoke", 0, folder / "chapter.ipynb", folder / "results", **env)
+
+
 def golden(root: Path, words: list[str] | None = None) -> int:
     """Run chapters at the smoke scale and keep code and outputs, without pictures, in tests/golden."""
 
     def work(chapter: str) -> Outcome:
-        # Each run starts with no records and no checkpoints, as it does in the test
         with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / "chapter.ipynb"
-            env = GOLDEN_ENVIRONMENT | {
-                "COURSE_CHECKPOINTS": f"{folder}/checkpoints",
-                "COURSE_DATA": f"{folder}/data",
-            }
-            results = Path(folder) / "results"
-            outcome = execute(root, chapter, "smoke", 0, output, results, **env)
+            outcome = golden_run(root, chapter, Path(folder))
             if not outcome.error:
-                source = read_notebook(chapter_path(root, chapter))
-                write_notebook(to_golden(source, read_notebook(output)), golden_path(root, chapter))
+                source, executed = read_notebook(chapter_path(root, chapter)), read_notebook(f"{folder}/chapter.ipynb")
+                write_notebook(to_golden(source, executed), golden_path(root, chapter))
             return outcome
 
     return _each(choose_chapters(root, words), work)

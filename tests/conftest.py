@@ -5,16 +5,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from course_tools import golden_plugin, runs, staleness
+from course_tools import runs, staleness
 from course_tools.chapters import all_chapters
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "course_tools.golden_plugin"]
 # two tests run side by side, and all that they start: more threads would only wait for each other
-os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 ROOT = Path(__file__).resolve().parent.parent
-golden_plugin.install()
 
 
 def pytest_generate_tests(metafunc):

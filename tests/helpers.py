@@ -14,9 +14,6 @@ from torch import nn
 
 ROOT = Path(__file__).parent.parent
 
-# the networks of these tests are so small that more threads only wait for each other
-torch.set_num_threads(1)
-
 
 def tiny_network(num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
     """Return a small network that learns the shapes at 16 to 32 px in seconds."""

@@ -16,6 +16,8 @@ import yaml
 
 from course_tools.book import book
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("settings", "data", "training", "networks", "summary", "plots", "records", "race")
 BUILD = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 from course_tools.chapters import all_chapters, chapter_path, read_notebook, tags
 
+pytestmark = pytest.mark.slow
+
 HAS = ("torch", "torchvision", "numpy", "matplotlib", "tqdm", "pandas", "scipy", "ipykernel", "pip")
 
 

@@ -25,6 +25,8 @@ from torchvision.datasets import CIFAR10, MNIST, Imagenette
 
 from course_utils import DataError, ImageData, data, evaluate, fit, load_data, load_folder, make_shapes, pictures
 
+pytestmark = pytest.mark.sensitive
+
 
 @pytest.fixture(autouse=True)
 def data_directory(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from course_utils import count, evaluate, load_data
 
+pytestmark = pytest.mark.sensitive
+
 NAMES = chapter_definitions(ROOT / "notebooks/depth/01_why_depth_is_hard.ipynb")
 KINDS = ("plain", "residual", "pre-activation", "relu-on-branch")
 # parameters and MACs at 32 px; 269,722 and 853,018 are what common implementations have

@@ -15,6 +15,8 @@ from course_tools.fingerprints import parse_cell
 from course_utils import choose_scale, count, fit, make_shapes
 from course_utils.training import step_decay
 
+pytestmark = pytest.mark.sensitive
+
 PATH = ROOT / "notebooks/depth/02_resnet_family.ipynb"
 NAMES = chapter_definitions(PATH)
 FAMILY, ResNet = NAMES["FAMILY"], NAMES["ResNet"]
@@ -181,6 +183,7 @@ def source_of(name: str) -> str:
     raise AssertionError(name)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, capsys):
     # inspect looks for a function in its file, and here that is a notebook
     text = source_of("long_run")

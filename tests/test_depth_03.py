@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from course_utils import ImageData, count, fit, load_data, make_shapes, predict, summarize
 from course_utils.race import short_net
 
+pytestmark = pytest.mark.sensitive
+
 NAMES = chapter_definitions(ROOT / "notebooks/depth/03_your_own_images.ipynb")
 SMALL = (8, 16, 32)
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from course_utils import ImageData
 
+pytestmark = pytest.mark.sensitive
+
 NAMES = chapter_definitions(ROOT / "notebooks/depth/04_what_it_sees.ipynb")
 make_network, upto, receptive_field = NAMES["make_network"], NAMES["upto"], NAMES["receptive_field"]
 occlusion, grad_cam, strongest, top_patches = (

@@ -1,8 +1,11 @@
-"""The comparison of golden runs; nbval re-runs those in tests/golden in the same pytest run."""
+"""The comparison of golden runs; those in tests/golden are run in the same pytest run."""
+
+import re
+import shutil
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_output
 
 from course_tools import runs
 from course_tools.chapters import golden_path, read_notebook, tags
@@ -70,47 +73,86 @@ def test_no_output_is_ignored():
         assert outputs_difference(every, fewer) and outputs_difference(fewer, every)
 
 
-SOURCE = """\
-from IPython.display import HTML
-print("seven is 7, a third 0.3333, done in 0.5 s")
-HTML("<table><tr><td>loss</td><td>0.1234</td><td>7</td></tr></table>")"""
+PRINT = 'print("seven is 7, a third 0.3333, done in 0.5 s")'
+SHOW = 'HTML("<table><tr><td>loss</td><td>0.1234</td><td>7</td></tr></table>")'
+# what is changed in the outputs of a golden cell, and whether the run still agrees with it
+CHANGES = [
+    (PRINT, "", "", True),
+    (PRINT, "0.3333", "0.3340", True),
+    (PRINT, "0.5 s", "1.5 s", True),
+    (PRINT, "0.3333", "0.3433", False),
+    (PRINT, "7", "8", False),
+    (PRINT, "third", "fourth", False),
+    (SHOW, "", "", True),
+    (SHOW, "<td>7<", "<td>8<", False),
+    (SHOW, "0.1234", "0.1334", False),
+    (PRINT, None, None, False),  # without its output
+]
 
 
-def test_nbval_uses_this_comparison(pytester, root):
-    """Golden notebooks with one change each: only the changes within the tolerance pass."""
-    changes = {
-        "same": ("", ""),
-        "within": ("0.3333", "0.3340"),
-        "measured": ("0.5 s", "1.5 s"),
-        "float": ("0.3333", "0.3433"),
-        "integer": ("7", "8"),
-        "word": ("third", "fourth"),
-        "cell": ("<td>7<", "<td>8<"),
-        "cell_float": ("0.1234", "0.1334"),
-        "missing": None,
-    }
-    for name, change in changes.items():
-        code = new_code_cell(SOURCE, execution_count=1)
-        old, new = change or ("", "")
-        printed = SOURCE.split('"')[1] + "\n"
-        data = {"text/plain": "<IPython.core.display.HTML object>", "text/html": SOURCE.split('"')[3]}
-        if "<" in old or name == "cell_float":
-            data["text/html"] = data["text/html"].replace(old, new)
+@pytest.fixture(scope="module")
+def golden_template(root, toy_templates, tmp_path_factory):
+    """A project of one chapter with a cell for each change, and its golden run."""
+    folder = tmp_path_factory.mktemp("golden")
+    shutil.copytree(toy_templates[0], folder, dirs_exist_ok=True)
+    (folder / "conftest.py").write_text("pytest_plugins = 'course_tools.golden_plugin'\n")
+    (folder / "notebooks/part/02_second.ipynb").unlink()
+    path = folder / "notebooks/part/01_first.ipynb"
+    notebook = read_notebook(path)
+    notebook.cells += [new_code_cell(code) for code, *_ in CHANGES]
+    nbformat.write(notebook, path)
+    assert runs.golden(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def golden_toy(golden_template, pytester, root, monkeypatch):
+    """A copy of it."""
+    shutil.copytree(golden_template, pytester.path, dirs_exist_ok=True)
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    return pytester.path
+
+
+def golden_results(pytester) -> tuple[list[str], str]:
+    """The outcome of each golden test, in order, and all that was shown."""
+    shown = pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider", "-p", "no:xdist").stdout.str()
+    return re.findall(r"(?m)^tests/golden.* (PASSED|FAILED|ERROR) ", shown), shown
+
+
+@pytest.mark.slow
+def test_each_cell_is_compared_in_this_way(pytester, golden_toy):
+    """One change in each golden cell: only the changes within the tolerance pass."""
+    path = golden_path(golden_toy, "part/01_first")
+    golden = read_notebook(path)
+    for cell, (_, old, new, _) in zip(golden.cells[-len(CHANGES) :], CHANGES, strict=True):
+        (output,) = cell.outputs
+        if old is None:
+            cell.outputs = []
+        elif output.output_type == "stream":
+            output.text = output.text.replace(old, new)
         else:
-            printed = printed.replace(old, new)
-        code.outputs = [new_output("execute_result", data=data, execution_count=1)]
-        if change is not None:
-            code.outputs.insert(0, new_output("stream", text=printed))
-        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-        nbformat.write(new_notebook(cells=[code], metadata=metadata), pytester.path / f"{name}.ipynb")
-    pytester.makeconftest(
-        f"import sys\nsys.path.insert(0, {str(root)!r})\n"
-        "from course_tools import golden_plugin\ngolden_plugin.install()\n"
-    )
-    result = pytester.runpytest_subprocess("--nbval", "--nbval-current-env", "-rA", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=3, failed=6)
-    for name in ("same", "within", "measured"):
-        result.stdout.fnmatch_lines([f"PASSED {name}.ipynb*"])
+            output.data["text/html"] = output.data["text/html"].replace(old, new)
+    nbformat.write(golden, path)
+    agree = [True] * (1 + len(golden.cells) - len(CHANGES)) + [same for *_, same in CHANGES]
+    assert golden_results(pytester)[0] == ["PASSED" if same else "FAILED" for same in agree]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "failed", "told"),
+    [
+        ("json.dumps(record)", "json.dumps(records)", {0, *range(4, 17)}, "raised NameError: name 'records' is not"),
+        (".write_text(json.dumps(record))", "", {0}, "the run left no record"),
+        ("print(", "import sys; sys.stderr.write('careful'); print(", {0, 4}, "stderr: careful"),
+        ("seed / 100", "seed / 10 / 10", {0}, "of other cells. make golden CHAPTERS=part/01_first"),
+    ],
+    ids=["error", "no record", "warning", "stale"],
+)
+def test_the_run_as_a_whole_is_tested_too(pytester, golden_toy, edit, old, new, failed, told):
+    edit(golden_toy / "notebooks/part/01_first.ipynb", 3, old, new)
+    found, shown = golden_results(pytester)
+    assert {number for number, result in enumerate(found) if result == "FAILED"} == failed
+    assert told in shown
 
 
 def test_golden_run_is_current(root, chapter):
@@ -125,6 +167,7 @@ def test_golden_run_compares_every_cell(root, chapter):
         assert "NBVAL" not in cell.source and "PYTEST_VALIDATE" not in cell.source
 
 
+@pytest.mark.slow
 def test_golden_run_has_code_and_parameters_but_no_pictures_or_times(toy):
     assert runs.golden(toy, ["01"]) == 0
     text, golden = golden_path(toy, "part/01_first").read_text(), read_notebook(golden_path(toy, "part/01_first"))

@@ -10,6 +10,8 @@ from torch import nn
 
 from course_utils import count, networks
 
+pytestmark = pytest.mark.sensitive
+
 # network -> (parameters, MACs) at 128 px
 PINNED = {
     "plain_cnn()": (395_674, 20_646_400),

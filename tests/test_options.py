@@ -10,13 +10,17 @@ from torch.nn import functional as F
 from course_utils import ImageData, checkpoints, evaluate, fit, make_shapes, training
 from course_utils.optimizers import constant, cosine, one_cycle, step_decay
 
+pytestmark = pytest.mark.sensitive
+
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
 UNEVEN = ImageData(TRAIN.images, torch.arange(70) // 60, ["many", "few"], "uneven")
 
 
 def train(**options):
     model = new_tiny_network()
-    return model, fit(model, TRAIN, VAL, **{"epochs": 2, "batch_size": 16, "device": "cpu"} | options)
+    return model, fit(
+        model, TRAIN, VAL, **{"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"} | options
+    )
 
 
 def rates(schedule, steps: int = 90) -> list[float]:
@@ -78,10 +82,9 @@ def test_class_weights_weigh_the_loss():
     """One step of plain SGD on one batch is the step by hand."""
     weights = UNEVEN.class_weights()
     options = {"epochs": 1, "batch_size": 70, "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    exact = {"device": "cpu", "precision": "float32"}
     ours, by_hand = (new_tiny_network(num_classes=2) for _ in range(2))
-    history = fit(
-        ours, UNEVEN, UNEVEN, schedule=constant, class_weights=weights, device="cpu", precision="float32", **options
-    )
+    history = fit(ours, UNEVEN, UNEVEN, schedule=constant, class_weights=weights, **exact, **options)
     by_hand.to(memory_format=torch.channels_last).train()
     x, y = next(UNEVEN.batches(70, torch.Generator().manual_seed(1)))
     losses = F.cross_entropy(by_hand(x), y, reduction="none")
@@ -94,9 +97,7 @@ def test_class_weights_weigh_the_loss():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert history["train_loss"][0] == pytest.approx(loss.item(), rel=1e-5)
     # judged without weights
-    assert history["val_loss"][0] == pytest.approx(
-        evaluate(ours, UNEVEN, device="cpu", precision="float32")["loss"], rel=1e-5
-    )
+    assert history["val_loss"][0] == pytest.approx(evaluate(ours, UNEVEN, **exact)["loss"], rel=1e-5)
 
 
 def test_other_class_weights_are_another_run(tmp_path):

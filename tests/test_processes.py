@@ -16,6 +16,8 @@ from course_utils import CheckpointError, fit, make_shapes, processes
 from course_utils.processes import ProcessError
 from course_utils.training import choose_device
 
+pytestmark = [pytest.mark.sensitive, pytest.mark.slow]
+
 TESTS = Path(__file__).parent
 # a machine's own name need not lead to it
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]

@@ -14,6 +14,8 @@ from helpers import ROOT, new_tiny_network
 
 from course_utils import choose_scale, count, fit, load_records, make_shapes, records, save_record, scoreboard
 
+pytestmark = pytest.mark.sensitive
+
 SETTINGS = choose_scale("smoke", {"epochs": (5, 4, 2), "image_size": (128, 64, 16), "learning_rate": (0.1, 0.1, 0.05)})
 TRAIN, VAL = make_shapes(40, 16, 1), make_shapes(20, 16, 2)
 

@@ -13,6 +13,8 @@ from course_utils import ImageData, count, fit, summarize, survey
 from course_utils.networks import draw_weights
 from course_utils.summary import least_size
 
+pytestmark = pytest.mark.sensitive
+
 NAMES = {path.stem: chapter_definitions(path) for path in sorted((ROOT / "notebooks/survey").glob("*.ipynb"))}
 ALEXNET, VGG, NIN, GOOGLENET, RESNET, DENSENET, AFTER = (
     NAMES[name]

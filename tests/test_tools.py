@@ -198,6 +198,7 @@ def test_published_notebook_is_the_source_with_outputs(toy):
     }
 
 
+@pytest.mark.slow
 def test_repeats_only_add_records(published):
     before = first(published).read_text()
     assert runs.repeats(published, ["01"], seeds=3) == 0
@@ -206,6 +207,7 @@ def test_repeats_only_add_records(published):
     assert first(published).read_text() == before and check(published) == []
 
 
+@pytest.mark.slow
 def test_repeats_do_not_run_again_what_is_recorded(published, edit, capsys):
     folder = published / "results/part/01_first"
     assert runs.repeats(published, ["01"], seeds=2) == 0
@@ -241,6 +243,7 @@ def test_a_new_figure_makes_outputs_and_golden_stale_but_no_record(published, ed
     ]
 
 
+@pytest.mark.slow
 def test_new_training_code_makes_records_stale(published, edit):
     assert runs.repeats(published, ["01"], seeds=2) == 0
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")

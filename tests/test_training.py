@@ -23,6 +23,8 @@ from course_utils import CheckpointError, ImageData, evaluate, evaluation, fit, 
 from course_utils.checkpoints import network_code, resume, save
 from course_utils.optimizers import Muon, constant, one_cycle
 
+pytestmark = pytest.mark.sensitive
+
 TRAIN, VAL = make_shapes(70, 16, 1), make_shapes(30, 16, 2)
 # all that short training uses
 SHORT = {"optimizers": muon, "label_smoothing": 0.1, "average": 0.9, "zoom": 0.5, "flip": True}
@@ -332,14 +334,29 @@ def test_devices(monkeypatch):
     ],
 )
 def test_automatic_precision_on_a_processor(monkeypatch, capabilities, expected):
+    monkeypatch.delenv("COURSE_PRECISION", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert evaluation.choose_precision("auto", torch.device("cpu")) == getattr(torch, expected)
 
 
 @pytest.mark.parametrize(("major", "expected"), [(7, "float16"), (8, "bfloat16"), (9, "bfloat16")])
 def test_automatic_precision_on_a_gpu(monkeypatch, major, expected):
+    monkeypatch.delenv("COURSE_PRECISION", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 5))
     assert evaluation.choose_precision("auto", torch.device("cuda")) == getattr(torch, expected)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_the_automatic_precision_can_be_named_in_the_environment(monkeypatch, name):
+    monkeypatch.setenv("COURSE_PRECISION", name)
+    assert training.choose_precision("auto", torch.device("cpu")) == getattr(torch, name)
+    assert training.choose_precision("float32", torch.device("cpu")) == torch.float32  # a name is a name
+
+
+def test_an_unknown_precision_in_the_environment(monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "float8")
+    with pytest.raises(ValueError, match="unknown precision 'float8'"):
+        training.choose_precision("auto", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
@@ -1056,6 +1073,7 @@ def test_what_a_killed_process_left_is_cleared_away_later(halfway):
     assert not old.exists() and new.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_killed_ten_times_and_the_same_weights(tmp_path, dropout):
     environment = os.environ | {

@@ -1,22 +1,20 @@
 """What one process does, and what several do together; a program of its own, since torchrun starts it.
 
 Run as: [torchrun --nproc-per-node 2] two_processes.py FOLDER. Each process writes FOLDER/COUNT-NUMBER.pt.
+The test lets it compute in float64: one process and two add in another order, and rounding must not show.
 """
 
 import sys
 from pathlib import Path
 
 import torch
+from helpers import new_tiny_network
 from torch import nn
 from torch.nn import functional as F
 
-torch.set_num_threads(1)
-
-from helpers import new_tiny_network  # noqa: E402
-
-from course_utils import ImageData, fit, make_shapes, muon, processes  # noqa: E402
-from course_utils.processes import ProcessError  # noqa: E402
-from course_utils.training import constant  # noqa: E402
+from course_utils import ImageData, fit, make_shapes, muon, processes
+from course_utils.optimizers import constant
+from course_utils.processes import ProcessError
 
 # a processor that has bfloat16 would else compute in it
 PLAIN = {"device": "cpu", "precision": "float32"}
