@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -85,6 +86,8 @@ def execute(root: Path, chapter: str, scale: str, seed: int, output: Path, resul
             "TQDM_DISABLE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
+        if sys.platform == "win32":
+            values["USE_LIBUV"] = "0"  # else torchrun asks for what PyTorch is built without there
         with environment(**(values | env)):
             papermill.execute_notebook(
                 str(source),
