@@ -28,7 +28,7 @@ from course_utils.comparison import (  # noqa: F401, compared as records.compare
     seeds_wanted,
     too_few_seeds,
 )
-from course_utils.settings import Settings
+from course_utils.settings import Settings, named_folder
 from course_utils.summary import count
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ UNKNOWN = "unknown"
 
 def results_directory() -> Path:
     """Return the directory of the records: what the variable COURSE_RESULTS names, else `results`."""
-    return Path(os.environ.get("COURSE_RESULTS", "results"))
+    return named_folder("COURSE_RESULTS", "results")
 
 
 def checkpoint_path(run: str, seed: int, chapter: str = "", scale: str = "") -> Path:
@@ -47,7 +47,7 @@ def checkpoint_path(run: str, seed: int, chapter: str = "", scale: str = "") -> 
 
     `fit` keeps a file in it for each training, named by a digest of what decides it.
     """
-    folder = Path(os.environ.get("COURSE_CHECKPOINTS", "checkpoints")).expanduser() / chapter
+    folder = named_folder("COURSE_CHECKPOINTS", "checkpoints") / chapter
     return folder / "-".join(filter(None, [scale, run, f"seed{seed}"]))
 
 
