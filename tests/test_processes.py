@@ -182,7 +182,7 @@ def test_a_port_in_use_is_told(tmp_path):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert f"the 2 processes did not find each other at 127.0.0.1:{port}" in last and "--standalone" in last
+    assert f"the 2 processes did not find each other at 127.0.0.1:{port}" in last and "--standalone" in last and "--local-addr" in last
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_told(tmp_path):
@@ -233,7 +233,12 @@ VARIABLES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "
 
 @pytest.fixture
 def variables(monkeypatch):
-    """Set the environment as torchrun does: variables(WORLD_SIZE="4"); None takes one away."""
+    """Set the environment as torchrun does: variables(WORLD_SIZE="4"); None takes one away. Nobody is waited for."""
+
+    def nobody(*_):
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr(processes.distributed, "rendezvous", nobody)
 
     def change(**changes: str | None) -> None:
         for name, value in (VARIABLES | changes).items():
