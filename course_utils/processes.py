@@ -87,7 +87,8 @@ def join_processes(device: torch.device) -> None:
         place = f"{address}:{os.environ['MASTER_PORT']}"
         raise ProcessError(
             f"the {expected} processes did not find each other at {place} ({str(error).splitlines()[0]}). If the port "
-            "is in use, give torchrun another one; on one machine, torchrun --standalone finds a free one itself."
+            "is in use, give torchrun another one; on one machine, torchrun --standalone finds a free one itself, and "
+            "--local-addr 127.0.0.1 helps where the machine's own name leads elsewhere."
         ) from error
 
 

@@ -37,9 +37,9 @@ def both(tmp_path_factory):
     """What one process found, what each of two found, and what the two printed."""
     folder = tmp_path_factory.mktemp("processes")
     program, env = [str(TESTS / "two_processes.py"), str(folder)], environment(folder)
-    subprocess.run([sys.executable, *program], env=env, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, *program], env=env, check=True, capture_output=True, timeout=300)
     command = [*TORCHRUN, "--nproc-per-node", "2", *program]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     one, first, second = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     return one, first, second, done
@@ -184,7 +184,7 @@ def test_a_port_in_use_is_told(tmp_path):
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert f"the 2 processes did not find each other at 127.0.0.1:{port}" in last and "--standalone" in last
+    assert f"the 2 processes did not find each other at 127.0.0.1:{port}" in last and "--local-addr" in last
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_told(tmp_path):
@@ -235,7 +235,12 @@ VARIABLES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "
 
 @pytest.fixture
 def variables(monkeypatch):
-    """Set the environment as torchrun does: variables(WORLD_SIZE="4"); None takes one away."""
+    """Set the environment as torchrun does: variables(WORLD_SIZE="4"); None takes one away. Nobody is waited for."""
+
+    def nobody(*_):
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr(processes.distributed, "rendezvous", nobody)
 
     def change(**changes: str | None) -> None:
         for name, value in (VARIABLES | changes).items():
