@@ -345,6 +345,14 @@ class Sitting:
         self.start = time.monotonic()
         self.bar = tqdm(bar_format="{desc}", leave=False, file=sys.stdout, dynamic_ncols=True, disable=None)
 
+    def record(self, run: Run) -> Path:
+        """The place of a run's record."""
+        return self.records / f"{run.record(self.scale)}.json"
+
+    def accuracy(self, run: Run) -> str:
+        """What a run has reached: "71.2 %"."""
+        return f"{100 * json.loads(self.record(run).read_text(encoding='utf-8'))['val_accuracy']:.1f} %"
+
     def tell(self, text: str) -> None:
         """Show the line of progress, where there is a screen."""
         self.bar.set_description_str(f"{text}, {_duration(time.monotonic() - self.start)} so far")
@@ -368,7 +376,8 @@ def _train_all(sitting: Sitting, todo: list[Run]) -> tuple[str, int]:
                 return OUT_OF_TIME, failed
             failed += bool(problem)
             left = _in_words(times.left(later)) if later else ""
-            sitting.bar.write(f"{where}: {f'failed: {problem}' if problem else _duration(seconds)}{left}")
+            told = f"failed: {problem}" if problem else f"{sitting.accuracy(run)}, {_duration(seconds)}"
+            sitting.bar.write(f"{where}: {told}{left}")
     except KeyboardInterrupt:
         return BY_HAND, failed
     finally:
@@ -461,7 +470,7 @@ def _store(sitting: Sitting, run: Run, made: Path, code: Code) -> str:
         return f"the settings of its record lack its levels {lacks}"
     if record["code"] != code.fingerprint:
         return "its record is of other code: give fit the checkpoint records.checkpoint_path(...)"
-    place = sitting.records / f"{run.record(sitting.scale)}.json"
+    place = sitting.record(run)
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_name(f"{place.name}.part")
     part.write_text(text, encoding="utf-8", newline="\n")
