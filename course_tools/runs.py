@@ -321,7 +321,8 @@ def golden(root: Path, words: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             outcome = golden_run(root, chapter, Path(folder))
             if not outcome.error:
-                source, executed = read_notebook(chapter_path(root, chapter)), read_notebook(Path(folder) / "chapter.ipynb")
+                source = read_notebook(chapter_path(root, chapter))
+                executed = read_notebook(Path(folder) / "chapter.ipynb")
                 write_notebook(to_golden(source, executed), golden_path(root, chapter))
             return outcome
 
