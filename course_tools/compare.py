@@ -77,7 +77,10 @@ def _flatten(outputs: list, pictures: bool) -> list[tuple[str, str]]:
     flat = []
     for output in outputs:
         if output["output_type"] == "stream":
-            flat.append((output["name"], output["text"]))
+            if flat and flat[-1][0] == output["name"]:  # printed in pieces, as time had it
+                flat[-1] = (output["name"], flat[-1][1] + output["text"])
+            else:
+                flat.append((output["name"], output["text"]))
         elif output["output_type"] == "error":
             flat.append(("error", f"{output['ename']}: {output['evalue']}"))
         else:

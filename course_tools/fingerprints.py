@@ -14,7 +14,7 @@ import course_utils
 from course_tools.chapters import UserError, tags
 
 PACKAGE = Path(course_utils.__file__).parent
-SHOWS_ONLY = ("charts", "comparison", "plots", "records")  # these modules show and store what was trained
+SHOWS_ONLY = ("charts", "comparison", "plots", "records", "versions")  # these show, store, or look at libraries
 COUNTS = "count"  # whose figures `save_record` puts into each record
 
 

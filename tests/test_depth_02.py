@@ -13,7 +13,7 @@ from torch import nn
 from course_tools.chapters import read_notebook
 from course_tools.fingerprints import parse_cell
 from course_utils import choose_scale, count, fit, make_shapes
-from course_utils.training import step_decay
+from course_utils.optimizers import step_decay
 
 pytestmark = pytest.mark.sensitive
 
