@@ -238,3 +238,20 @@ def test_a_recipe_of_the_race_runs_as_it_stands(tmp_path):
     trial = thin.run_recipe(ROOT, "smoke", tmp_path, "float32")
     assert trial.errors == [] and len(trial.records[0]["history"]) == 3
     assert {"fit", "race", "ImageData.batches", "make_shapes"} <= trial.ran
+
+
+def test_a_picture_of_measured_times_is_not_compared(project, change, capsys):
+    """The same code draws it otherwise each time; one that the same code draws the same way is compared."""
+    path = project / f"notebooks/{FIRST}.ipynb"
+    notebook, text = read_notebook(path), "import time\nfrom PIL import Image\nImage.new('L', (9, 9), {})"
+    assert notebook.cells[5].metadata["mystnb"]
+    for shade, status in (("int(time.time() * 1000) % 251", 0), ("round(deviation(0.5) * 100)", 1)):
+        notebook.cells[5].source = text.format(shade)
+        write_notebook(notebook, path)
+        commit()
+        assert runs.publish(project) == 0
+        commit()
+        change("value - 0.5", "value - 0.5 + (value > 5)" if status == 0 else "value - 0.2 + 0.3 * (value != 0.5)")
+        assert main(["confirm"]) == status
+        notebook = read_notebook(path)
+    assert "shows something else: image/png: another picture" in capsys.readouterr().out

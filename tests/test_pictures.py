@@ -98,8 +98,10 @@ def test_cmyk_has_its_colours(kind):
     ("mode", "pixel", "expected"), [("L", 77, (77,) * 3), ("1", 1, WHITE), ("YCbCr", (255, 128, 128), WHITE)]
 )
 def test_other_modes(mode, pixel, expected):
-    kind = "TIFF" if mode == "YCbCr" else "PNG"
-    assert (decode(encoded(Image.new(mode, (16, 16), pixel), kind), "0.png") == expected).all()
+    image = Image.new(mode, (16, 16), pixel)
+    # Pillow before 13 writes an uncompressed TIFF in YCbCr that it cannot read
+    content = encoded(image, "TIFF", compression="tiff_lzw") if mode == "YCbCr" else encoded(image, "PNG")
+    assert (decode(content, "0.png") == expected).all()
 
 
 @pytest.mark.parametrize("name", ["0.png", "0.tif", "big-endian.tif", "32.tif"])
@@ -428,6 +430,9 @@ ENDINGS = {
 
 @pytest.mark.parametrize(("name", "kind"), ENDINGS.items())
 def test_other_endings_are_read(capsys, name, kind):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {kind}")
     found = decode(encoded(Image.new("RGB", (16, 16), RED), kind), name)
     assert np.abs(found.astype(int) - RED).max() < 16
     assert capsys.readouterr().out == ""

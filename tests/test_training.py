@@ -1074,6 +1074,7 @@ def test_what_a_killed_process_left_is_cleared_away_later(halfway):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="its program forks")
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_killed_ten_times_and_the_same_weights(tmp_path, dropout):
     environment = os.environ | {
