@@ -97,7 +97,7 @@ def thin_environment(package: Path, data: Path, results: Path, precision: str) -
         site, log = Path(place, "site"), Path(place, "ran")
         site.mkdir(), log.mkdir()
         text = SITE.format(package=str(package), log=str(log), precision=precision)
-        (site / "sitecustomize.py").write_text(text, encoding="utf-8")
+        (site / "sitecustomize.py").write_text(text, encoding="utf-8", newline="\n")
         thin_data(data, Path(place, "data"))
         yield (
             {

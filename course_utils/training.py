@@ -164,10 +164,9 @@ def fit(
     Columns: epoch, learning_rate (of the epoch's last batch), train_loss and train_accuracy (means over
     images, while training), val_loss, val_accuracy (0..1), seconds (training only).
 
-    Args, what is trained:
+    Args:
         model: (N, C, H, W) to (N, classes). It is trained in place.
         train, val: images with the same classes and channels.
-    Args, how:
         epochs, batch_size: how often each image is seen, and how many make a step.
         learning_rate, momentum, weight_decay: of SGD, 0.05, 0.9 and 5e-4 unless given; the rate is the peak of the
             schedule.
@@ -181,7 +180,6 @@ def fit(
         image_sizes: the size in pixels at which each epoch trains, one number an epoch (Howard 2018).
         seed: decides the order of the images and their augmentation; weights are drawn before.
         flip, crop, zoom: augmentation, see `ImageData.batches`.
-    Args, where:
         device, precision: "auto", or a name.
         checkpoint: a file .pt that is written after each epoch. If it is there already, training goes on
             from it and ends with the same weights as a run that was never interrupted. Any other path is a

@@ -17,7 +17,7 @@ from course_tools import runs
 from course_tools.__main__ import main
 from course_tools.address import address, read_address
 from course_tools.chapters import UserError, all_chapters, chapter_path, choose_chapters, golden_path, read_notebook
-from course_tools.fingerprints import fingerprint
+from course_tools.fingerprints import page_code
 from course_tools.staleness import check
 
 FIRST, SECOND = "part/01_first", "part/02_second"
@@ -193,7 +193,9 @@ def test_published_notebook_is_the_source_with_outputs(toy):
     assert notebook.metadata["course"] == {
         "scale": "page",
         "seed": 0,
-        "code": fingerprint(source),
+        "code": page_code(source).fingerprint,
+        "definitions": page_code(source).definitions,
+        "commit": "unknown",
         "records": ["page-plain-seed0"],
     }
 
@@ -248,9 +250,11 @@ def test_new_training_code_makes_records_stale(published, edit):
     assert runs.repeats(published, ["01"], seeds=2) == 0
     edit(first(published), 3, "0.5 + seed", "0.7 + seed")
     problems = "\n".join(check(published))
-    stale = "the chapter's training code, or what it uses of course_utils, has changed since it was made."
-    assert f"seed0.json: {stale} make publish CHAPTERS={FIRST}" in problems
-    assert f"seed1.json: {stale} make repeats CHAPTERS={FIRST} SEEDS=2" in problems
+    changed = (
+        "the chapter's training code, or what it uses of course_utils, has changed since it was made (cell cell-3)"
+    )
+    assert f"seed0.json: {changed}. make publish CHAPTERS={FIRST}, or make confirm" in problems
+    assert f"seed1.json: {changed}. make repeats CHAPTERS={FIRST} SEEDS=2, or make confirm" in problems
     assert runs.publish(published, ["01"]) == 0 and runs.golden(published, ["01"]) == 0
     assert not (published / "results/part/01_first/page-plain-seed1.json").exists()
     assert check(published) == []
