@@ -6,6 +6,7 @@
 - Decimals (a point or an exponent) must agree within RELATIVE and ABSOLUTE.
 - A number before a unit of time or rate (12.3 s, 45.1 ms, 2.0 min, 96 images/s, 90 GFLOPS, and the decimal of
   2.31x faster) was measured: same unit, same form, not negative, within a factor of FACTOR.
+- The name of a checkpoint is not compared, since it follows the code and the first weights.
 - Pictures are not compared; that a cell shows one is, by its text ("<Figure size ...>").
 """
 
@@ -14,6 +15,7 @@ from itertools import zip_longest
 
 RELATIVE, ABSOLUTE, FACTOR = 0.02, 1e-4, 100
 
+_CHECKPOINT = re.compile(r"[\w.+-]+\.pt\b")
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<sign>(?<![)\]}])[-+\u2212])?"
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.(?!\w)|\.\d+|\d+)(?P<power>[eE][-+]?\d+)?"
@@ -23,7 +25,7 @@ _NUMBER = re.compile(
 
 def _pieces(text: str) -> list[str | re.Match]:
     """Words, number, words, number, ..., words."""
-    pieces, start = [], 0
+    pieces, start, text = [], 0, _CHECKPOINT.sub("checkpoint.pt", text)
     for match in _NUMBER.finditer(text):
         pieces += [" ".join(text[start : match.start()].split()), match]
         start = match.end()

@@ -23,6 +23,7 @@ AGREE = [
     ("2.31x faster", "5.00x faster"),
     ("0.0 s", "0.9 s"),
     ("<td>12.3 s</td>", "<td>15.3 s</td>"),
+    ("Going on after epoch 2, from a2-norm-seed0.pt:", "Going on after epoch 2, from 07b238995183.pt:"),
 ]
 DIFFER = [
     ("loss 1.234", "loss 1.334"),
@@ -43,6 +44,7 @@ DIFFER = [
     ("1.0 s", "-1.0 s"),
     ("0.1 s", "50.0 s"),
     ("a cat", "a dog"),
+    ("from 07b238995183.pt", "from 07b238995183.npy"),
     ("1.0", "1.0 5.0"),
     ("1 2", "1"),
     ("1.0", "nan"),
