@@ -112,7 +112,7 @@ def test_cells_are_short_enough_to_read(code):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AS_READERS_DO)
 def test_a_chapter_runs_as_readers_run_it(root, name, tmp_path):
-    """Golden runs compute in float64; here each number has the type that it has for a reader."""
+    """Golden runs fix instructions and number type; here they are what the machine takes by itself, as for a reader."""
     env = {"COURSE_CHECKPOINTS": str(tmp_path / "checkpoints"), "COURSE_DATA": str(tmp_path / "data")}
     output, results = tmp_path / "chapter.ipynb", tmp_path / "results"
     outcome = execute(root, name, "smoke", 0, output, results, CUDA_VISIBLE_DEVICES="", **env)
