@@ -46,21 +46,20 @@ class Stopped(Exception):
 
 def interrupted(model: nn.Module, train: ImageData, *arguments, epochs_done: int, **options) -> None:
     """Train for some epochs; then every process stops, when the checkpoint is written."""
-    real, calls = ImageData.batches, []
+    real = processes.seed_epoch
 
-    def batches(self, *rest, **more):
-        calls.append(self)
-        if len([data for data in calls if data is train]) > epochs_done:
+    def seed_epoch(seed: int, epoch: int) -> None:
+        if epoch > epochs_done:
             raise Stopped
-        return real(self, *rest, **more)
+        real(seed, epoch)
 
-    ImageData.batches = batches
+    processes.seed_epoch = seed_epoch
     try:
         fit(model, train, *arguments, **options)
     except Stopped:
         processes.sum_over_processes(1.0)  # waits for all
     finally:
-        ImageData.batches = real
+        processes.seed_epoch = real
 
 
 def what_is_told(model: nn.Module, *data: ImageData, **options) -> str | None:
