@@ -25,7 +25,7 @@ def test_not_with_avx2_only():
 @pytest.mark.sensitive
 @pytest.mark.slow
 def test_a_slow_one():
-    pass
+    assert int(os.environ["OMP_NUM_THREADS"]) > 0
 
 def test_that_is_not_sensitive():
     raise AssertionError
