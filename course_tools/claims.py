@@ -162,9 +162,10 @@ def vocabulary(root: Path, chapter: str, table: pd.DataFrame, defined: dict) -> 
         """Whether two numbers differ by at most a tenth of the second."""
         return abs(one - other) <= within * abs(other)
 
-    def compare(one: Run, other: Run):
-        """The verdict of `course_utils.records.compare` on the accuracies of two runs."""
-        return course_utils.records.compare(one.rows["val_accuracy"], other.rows["val_accuracy"])
+    def compare(one: Run, other: Run) -> str:
+        """The verdict on the accuracies of two runs, over all their seeds, such as "better": `records.compare`."""
+        names = [f"{each.rows['chapter'].iloc[0]}/{each.rows['run'].iloc[0]}" for each in (one, other)]
+        return course_utils.records.compare(table, *names).verdict
 
     words = (run, setting, printed, reported, given, near, compare)
     known = {word.__name__: word for word in (*BUILTINS, *words)} | {"math": math, "course_utils": course_utils}

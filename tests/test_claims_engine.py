@@ -377,3 +377,12 @@ def test_a_draft_leaves_only_what_was_measured_to_be_said(wrong):
     notebook.cells[0].metadata["claims"] = CLAIMS
     claims.draft(notebook)
     assert notebook.cells[0].metadata["claims"] == CLAIMS
+
+
+def test_a_verdict_is_that_of_the_rule_for_comparisons(root, table):
+    known = claims.vocabulary(root, CNN, table, {})
+    block = "ladder/02_residual_block"
+    said = f"compare(run('b4-residual-40', '{block}'), run('b2-plain-40', '{block}'))"
+    for words, holds in ((f"{said} == 'better'", True), (f"{said} == 'worse'", False)):
+        cell = new_markdown_cell("It is better.", id="prose", metadata={"claims": [{"better": words}]})
+        assert (claims.wrong_claims(CNN, cell, known) == []) == holds
