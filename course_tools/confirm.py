@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,14 +22,15 @@ from course_tools.chapters import UserError, chapter_path, choose_chapters, read
 from course_tools.compare import outputs_difference
 from course_tools.fingerprints import Code, changed, executed, page_code, recipe_code, training_code
 from course_tools.rename import rename_outputs
-from course_tools.thin import Trial, run_chapter, run_recipe
+from course_tools.studies import Run, read_study, studies_called, study_code, study_names
+from course_tools.thin import Trial, run_chapter, run_recipe, run_study
 from course_utils.race import RECIPES
 from course_utils.settings import named_folder
 
 
 @dataclass
 class Source:
-    """Where records come from: a chapter, or a recipe of the race."""
+    """Where records come from: a chapter, a run of a study, or a recipe of the race."""
 
     name: str
     folder: str  # below results/
@@ -67,9 +69,21 @@ def confirm(root: Path, words: list[str] | None = None, by_hand: list[str] | Non
     """
     if uncommitted := _git(root, "status", "--porcelain", "course_utils", "notebooks"):
         raise UserError(f"Commit the code first, since records name the commit that was compared:\n{uncommitted}")
-    sources = [_chapter(chapter) for chapter in choose_chapters(root, words)]
-    sources += [] if words else [_recipe(name) for name in RECIPES if name != "smoke"]
+    sources = list(_sources(root, words or []))
     return max([_confirm(root, source, set(by_hand or ())) for source in tqdm(sources, leave=False)], default=0)
+
+
+def _sources(root: Path, words: list[str]) -> Iterator[Source]:
+    """The chapters and studies that words call, or everything that has records."""
+    studies = {word: studies_called(root, word) for word in words}
+    chapters = [word for word, called in studies.items() if not called]
+    if chapters or not words:
+        yield from map(_chapter, choose_chapters(root, chapters))
+    for name in sorted({*itertools.chain(*studies.values())}) if words else study_names(root):
+        runs = {run.name: run for run in reversed(read_study(root, name).runs)}  # the first seed of each
+        yield from (_study(name, run) for run in runs.values())
+    if not words:
+        yield from (_recipe(name) for name in RECIPES if name != "smoke")
 
 
 def _confirm(root: Path, source: Source, by_hand: set[str]) -> int:
@@ -243,6 +257,17 @@ def _recipe(name: str) -> Source:
         return run_recipe(root, name, data, precision)
 
     return Source(f"race {name}", "race", f"*-{name}-seed*.json", code, run)
+
+
+def _study(name: str, run: Run) -> Source:
+    def code(root: Path) -> Code:
+        path = root / f"notebooks/{name}.py"
+        return study_code(path, run.levels, _package(root)) if path.is_file() else Code({})
+
+    def train(root: Path, data: Path, precision: str) -> Trial:
+        return run_study(root, name, run.levels, run.seed, data, precision)
+
+    return Source(f"{name} {run.name}", f"studies/{name}", f"page-{run.name}-seed*.json", code, train)
 
 
 def _package(root: Path) -> Path | None:

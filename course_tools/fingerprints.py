@@ -2,7 +2,9 @@
 
 import ast
 import copy
+import functools
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -127,22 +129,35 @@ def _reaching(trees: dict[str, ast.AST], package: Path | None, shown: bool = Fal
     reached = {}
     while new := (names & known.keys()) - reached.keys():
         for name in new:
-            for statement in known[name]:
-                for part, tree in _parts(name, statement).items():
-                    reached[part] = _hash(reached.get(part, "") + code_text(tree))
+            for definition in known[name]:
+                for part, (text, _) in definition.parts.items():
+                    reached[part] = _hash(reached.get(part, "") + text)
             reached.setdefault(name, "")
-            names |= set().union(*(_names(statement, set()) for statement in known[name]))
+            names |= set().union(*(definition.names for definition in known[name]))
     return Code({name: _hash(code_text(tree)) for name, tree in trees.items()} | reached)
 
 
-def _parts(name: str, statement: ast.AST) -> dict[str, ast.AST]:
-    """A definition as what is hashed: a class is its head, and each of its methods by itself."""
-    if not isinstance(statement, ast.ClassDef):
-        return {name: statement}
-    methods = {part.name: part for part in statement.body if isinstance(part, ast.FunctionDef)}
-    head = copy.copy(statement)
-    head.body = [part for part in statement.body if part not in methods.values()]
-    return {name: head} | {f"{name}.{method}": tree for method, tree in methods.items()}
+@dataclass(frozen=True)
+class Definition:
+    """A statement at the top of a module: its parts, each with its text and the names that it uses, and all names.
+
+    A class is its head, and each of its methods by itself.
+    """
+
+    parts: dict[str, tuple[str, set[str]]]
+    names: set[str]
+    is_variable: bool
+
+    @classmethod
+    def of(cls, name: str, statement: ast.AST) -> "Definition":
+        parts = {name: statement}
+        if isinstance(statement, ast.ClassDef):
+            methods = {part.name: part for part in statement.body if isinstance(part, ast.FunctionDef)}
+            head = copy.copy(statement)
+            head.body = [part for part in statement.body if part not in methods.values()]
+            parts = {name: head} | {f"{name}.{method}": tree for method, tree in methods.items()}
+        told = {part: (code_text(tree), _names(tree, set())) for part, tree in parts.items()}
+        return cls(told, _names(statement, set()), not isinstance(statement, (ast.FunctionDef, ast.ClassDef)))
 
 
 def executed(names: set[str], ran: set[str], package: Path | None = None) -> set[str]:
@@ -151,13 +166,11 @@ def executed(names: set[str], ran: set[str], package: Path | None = None) -> set
     A cell did; a function or method if it ran; a constant if something that took part uses it.
     """
     functions, users = set(), {}
-    for name, statements in _definitions(package or PACKAGE, shown=True).items():
-        for statement in statements:
-            if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                functions |= _parts(name, statement).keys()
-            for part, tree in _parts(name, statement).items():
-                for used in _names(tree, set()):
-                    users.setdefault(used, set()).add(part)
+    for definition in itertools.chain(*_definitions(package or PACKAGE, shown=True).values()):
+        functions |= set() if definition.is_variable else definition.parts.keys()
+        for part, (_, names_used) in definition.parts.items():
+            for used in names_used:
+                users.setdefault(used, set()).add(part)
 
     def took_part(name: str, above: tuple[str, ...] = ()) -> bool:
         if name in functions or name.startswith("cell "):
@@ -201,24 +214,32 @@ def _bound_inside(tree: ast.AST) -> set[str]:
     return names - imported
 
 
-def _definitions(package: Path, shown: bool) -> dict[str, list[ast.AST]]:
+def _definitions(package: Path, shown: bool) -> dict[str, list[Definition]]:
     """What each name at the top of a module of the package is bound to, docstrings left out."""
-    known: dict[str, list[ast.AST]] = {}
+    known: dict[str, list[Definition]] = {}
     for path in sorted(package.glob("*.py")):
-        if path.stem in SHOWS_ONLY and not shown:
-            continue
-        for statement in _without_docstrings(ast.parse(path.read_text(encoding="utf-8"))).body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom)) or _for_programs(statement):
-                continue
-            inner = [part.target for part in ast.walk(statement) if isinstance(part, ast.comprehension)]
-            bound = {id(node) for target in inner for node in ast.walk(target)}  # inside a comprehension only
-            names = {node.id for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store)
-                     and isinstance(node, ast.Name) and id(node) not in bound}  # fmt: skip
-            if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-                names = {statement.name}
-            for name in names or {COUNTS}:  # a bare statement acts on everything
-                known.setdefault(name, []).append(statement)
+        if shown or path.stem not in SHOWS_ONLY:
+            for name, definition in _read_module(path.read_text(encoding="utf-8")):
+                known.setdefault(name, []).append(definition)
     return known
+
+
+@functools.cache
+def _read_module(text: str) -> list[tuple[str, Definition]]:
+    """The definitions of a module, by its text, since everything that is checked asks for the same ones."""
+    found = []
+    for statement in _without_docstrings(ast.parse(text)).body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) or _for_programs(statement):
+            continue
+        inner = [part.target for part in ast.walk(statement) if isinstance(part, ast.comprehension)]
+        bound = {id(node) for target in inner for node in ast.walk(target)}  # inside a comprehension only
+        names = {node.id for node in ast.walk(statement) if isinstance(getattr(node, "ctx", None), ast.Store)
+                 and isinstance(node, ast.Name) and id(node) not in bound}  # fmt: skip
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            names = {statement.name}
+        # a bare statement acts on everything
+        found += [(name, Definition.of(name, statement)) for name in names or {COUNTS}]
+    return found
 
 
 def _for_programs(statement: ast.AST) -> bool:

@@ -154,23 +154,28 @@ def _grid(
     return [Run(levels, seed) for seed in seeds for levels in grid]
 
 
-def choose_study(root: Path, word: str) -> Study:
-    """The study meant by a word such as "norm_seeds", "01_norm_seeds" or "ladder/01_norm_seeds".
-
-    Raises:
-        UserError: none or several are called so; or see `read_study`.
-    """
-    names = study_names(root)
-    plain = word.removeprefix("notebooks/").removesuffix(".py")
+def studies_called(root: Path, word: str) -> list[str]:
+    """The names of the studies meant by "norm_seeds", "01_norm_seeds" or "ladder/01_norm_seeds"."""
+    names, plain = study_names(root), word.removeprefix("notebooks/").removesuffix(".py")
 
     def short(name: str) -> list[str]:
         stem = name.rsplit("/", 1)[-1]
         return [stem, stem.partition("_")[2]]
 
-    fits = [name for name in names if name == plain] or [name for name in names if plain in short(name)]
+    return [name for name in names if name == plain] or [name for name in names if plain in short(name)]
+
+
+def choose_study(root: Path, word: str) -> Study:
+    """The study meant by a word, see `studies_called`.
+
+    Raises:
+        UserError: none or several are called so; or see `read_study`.
+    """
+    fits = studies_called(root, word)
     if len(fits) != 1:
         why = "fits several studies" if fits else "is not a study"
-        raise UserError(f"{word!r} {why}. Valid: {', '.join(fits or names) or 'there are none yet'}.")
+        valid = ", ".join(fits or study_names(root)) or "there are none yet"
+        raise UserError(f"{word!r} {why}. Valid: {valid}.")
     return read_study(root, fits[0])
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from course_tools.chapters import UserError, chapter_path, read_notebook, records_of, tags
 from course_tools.fingerprints import PACKAGE
+from course_tools.studies import TRAIN
 
 
 @dataclass
@@ -153,12 +154,24 @@ race.race(race.RECIPES[sys.argv[1]])
 
 def run_recipe(root: Path, name: str, data: Path, precision: str) -> Trial:
     """Run a recipe of the race of a checkout as it stands, on a part of its data."""
-    with tempfile.TemporaryDirectory() as folder:
-        with thin_environment(root / "course_utils", data, Path(folder), precision) as (env, log):
-            command = [sys.executable, "-c", RACE, name]
-            done = subprocess.run(command, cwd=log, env=os.environ | env, capture_output=True, text=True)
+    return _run_program(root, [RACE, name], "race", root, data, precision)
+
+
+def run_study(root: Path, name: str, levels: dict, seed: int, data: Path, precision: str) -> Trial:
+    """Run one run of a study of a checkout at the page's scale, on a part of its data."""
+    path = root / f"notebooks/{name}.py"
+    given = json.dumps(levels | {"seed": seed, "scale": "page"})
+    return _run_program(root, [TRAIN, str(path), given], f"studies/{name}", path.parent, data, precision)
+
+
+def _run_program(root: Path, program: list[str], folder: str, place: Path, data: Path, precision: str) -> Trial:
+    """Run a program at a place; its records are in a folder of the results."""
+    with tempfile.TemporaryDirectory() as results:
+        with thin_environment(root / "course_utils", data, Path(results), precision) as (env, log):
+            command = [sys.executable, "-c", *program]
+            done = subprocess.run(command, cwd=place, env=os.environ | env, capture_output=True, text=True)
             ran = executed(log)
-        records = list(records_of(Path(folder), "race").values())
+        records = list(records_of(Path(results), folder).values())
     return Trial(records, ran, {}, [done.stderr.strip().splitlines()[-1]] if done.returncode else [])
 
 

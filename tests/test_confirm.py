@@ -14,6 +14,7 @@ from course_tools.__main__ import main
 from course_tools.chapters import read_notebook, write_notebook
 from course_tools.staleness import check
 
+pytestmark = pytest.mark.slow
 FIRST = "part/01_first"
 PACKAGE = """\
 RATE = 1
@@ -266,3 +267,51 @@ def test_a_picture_of_measured_times_is_not_compared(project, change, capsys, sh
     change("value - 0.5", new)
     assert main(["confirm"]) == status
     assert ("cell cell-5 shows something else: image/png: another picture" in capsys.readouterr().out) == bool(status)
+
+
+STUDY = '''\
+"""Does the offset help?"""
+
+import json, os
+from pathlib import Path
+factors = {"offset": ["none", "some"]}
+seeds = range(3, 5)
+
+
+def train_one(seed, offset, scale="page"):
+    from course_utils import net
+    accuracy = net.train(seed) if offset == "none" else net.step(0.25)
+    record = {
+        "chapter": "studies/part/01_offsets", "run": offset, "scale": scale, "seed": seed, "val_accuracy": accuracy,
+        "precision": "float32", "commit": COMMIT, "parameters": 1, "macs": 2, "data": {},
+        "settings": {"offset": offset}, "history": [{"val_accuracy": accuracy, "seconds": 0.5}],
+        **json.loads(os.environ["COURSE_CODE"] or "{}"),
+    }
+    folder = Path(os.environ["COURSE_RESULTS"], "studies/part/01_offsets")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{scale}-{offset}-seed{seed}.json").write_text(json.dumps(record))
+'''
+
+
+def test_each_run_of_a_study_is_confirmed_by_itself(project, change, capsys):
+    """Its records say what was executed; a run that does something else by now stays stale, and no chapter is asked."""
+    path = project / "notebooks/part/01_offsets.py"
+    path.write_text(STUDY.replace("COMMIT", "''"))
+    path.write_text(STUDY.replace("COMMIT", repr(commit())))
+    made = commit()
+    assert main(["study", "offsets"]) == 0 and stale(project) == ""
+    folder = project / "results/studies/part/01_offsets"
+    for record in folder.iterdir():
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"commit": made}))
+    change("value * RATE", "RATE * value")
+    assert stale(project).count("01_offsets/page") == 4 and main(["confirm", "--chapters", "offsets"]) == 0
+    told = capsys.readouterr().out
+    assert re.search("01_offsets none: 2 records confirmed; executed of what has changed: step", told)
+    assert FIRST not in told and "01_offsets" not in stale(project) and FIRST in stale(project)
+    entry = json.loads((folder / "page-some-seed4.json").read_text())["confirmed"][0]
+    assert (entry["executed"], entry["commit_before"]) == (["step"], made)
+    change("seed / 100", "seed / 101")  # which `some` does not come to
+    assert main(["confirm", "--chapters", "01_offsets"]) == 1
+    told = capsys.readouterr().out
+    assert "01_offsets none: 2 records stay stale: none has other figures" in told
+    assert "01_offsets some: 2 records stay stale: changed and not executed here: train" in told

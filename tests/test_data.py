@@ -735,6 +735,7 @@ print(*(part.digest() for part in load_data(sys.argv[1], 64)))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path, data_directory):
     root = write_folder(tmp_path / "pets", count=40)
     command = [sys.executable, "-c", LOAD, str(root)]
@@ -772,6 +773,7 @@ print(os.waitpid(child, 0)[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_loads(tmp_path, data_directory):
     folders = [str(write_folder(tmp_path / name)) for name in ("one", "two")]

@@ -310,6 +310,7 @@ def test_a_damaged_file_is_told(saved, tmp_path):
         NAMES["load_network"](tmp_path / "nowhere.pt", classifier())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_gives_the_same_logits_for_any_number_of_pictures(tmp_path):
     pytest.importorskip("onnx")

@@ -57,11 +57,13 @@ def test_each_mode_has_its_row(project, capfd):
     assert rows(capfd) == {"as-is": (4, 0), "threads": (4, 0), "avx2": (3, 1), "bfloat16": (3, 1)}
 
 
+@pytest.mark.slow
 def test_some_modes_without_what_is_slow(project, capfd):
     assert main(["portable", "--modes", "as-is", "--short"]) == 0
     assert rows(capfd) == {"as-is": (3, 0)}
 
 
+@pytest.mark.slow
 def test_tests_that_cannot_be_run_are_a_failure(project, capfd):
     (project / "tests/test_some.py").write_text("import nothing_of_that_name")
     assert main(["portable", "--modes", "as-is"]) == 1

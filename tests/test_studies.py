@@ -469,6 +469,7 @@ def figures(results: Path) -> dict:
     return {name: record[name] for name in kept} | {"history": [{**row, "seconds": 0} for row in record["history"]]}
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_study_that_is_killed_goes_on_and_ends_with_the_same_figures(tmp_path, monkeypatch):
     """`kill -9` of the command: the run that it has started ends with it, and the next call goes on in its midst."""
@@ -538,6 +539,7 @@ def settings_of(function, *arguments) -> dict:
     return chosen[0].as_dict()
 
 
+@pytest.mark.slow
 def test_the_seeds_of_batch_norm_are_those_of_chapter_1(root, tmp_path, monkeypatch):
     """The same settings, and the same network from the same weights: it is `plain_cnn` of which a test says so."""
     study = runpy.run_path(str(root / "notebooks/ladder/01_norm_seeds.py"), run_name="study")

@@ -75,6 +75,7 @@ def as_colab_saves(path) -> dict:
     return notebook
 
 
+@pytest.mark.slow
 def test_a_chapter_that_colab_has_saved(toy):
     saved = as_colab_saves(first(toy))
     assert main(["publish", "--chapters", "01"]) == main(["golden", "--chapters", "01"]) == 0
@@ -109,6 +110,7 @@ def test_what_is_no_notebook_is_refused_before_anything_runs(toy, monkeypatch, c
     assert re.search(r"part.01_first\.ipynb is not a valid notebook \(.+\): mend it", told.out + told.err)
 
 
+@pytest.mark.slow
 def test_run_honours_the_folder_for_checkpoints(toy, edit, monkeypatch):
     """As the page "How to use this course" says; publish keeps a folder for each state of the code."""
     edit(first(toy), 3, "print(f", 'print(os.environ["COURSE_CHECKPOINTS"]); print(f')
@@ -161,6 +163,7 @@ def test_run_leaves_what_is_stored_alone(toy, capsys):
     assert "part/01_first  done" in table and "plain 50.0 %" in table
 
 
+@pytest.mark.slow
 def test_a_failing_chapter_is_shown_and_the_others_run(toy, edit, capsys):
     edit(first(toy), 4, "HTML(", "undefined_name(")
     assert main(["run"]) == 1
@@ -181,6 +184,7 @@ def test_a_failing_chapter_is_not_published(published, edit):
     assert (results / "page-plain-seed0.json").read_text() == record
 
 
+@pytest.mark.slow
 def test_published_notebook_is_the_source_with_outputs(toy):
     source = read_notebook(first(toy))
     assert runs.publish(toy, ["01"]) == 0
