@@ -45,6 +45,11 @@ def explain(error: BaseException) -> str:
     return f"your code raised {type(error).__name__}" + (f": {text[:300]}" if text else "")
 
 
+def unreadable(error: Exception) -> str:
+    """What is said where a check itself stumbles over an answer, such as a word where it adds."""
+    return f"your answer has a form that this check cannot read ({type(error).__name__}: {error})"
+
+
 def ask_here(names: dict[str, Any]) -> Callable[..., Any]:
     """`ask(probe, ...)` for code in this process: it calls probe(names, ...).
 

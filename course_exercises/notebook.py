@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from course_exercises.asking import NotAttempted, Wrong, ask_here
+from course_exercises.asking import NotAttempted, Wrong, ask_here, unreadable
 
 
 class Checks:
@@ -39,8 +39,9 @@ class Checks:
             except NotAttempted as missing:
                 print(f"… not attempted yet: {missing}. Write your answer above, run that cell, and then this one.")
                 return
-            except Wrong as error:
-                print(f"✗ {what}\n  {error}")
+            except Exception as error:
+                told = error if isinstance(error, Wrong) else unreadable(error)
+                print(f"✗ {what}\n  {told}")
                 print(f"{passed} of {len(checks)} checks passed so far; the others wait for this one.")
                 return
             passed += 1

@@ -19,6 +19,8 @@ CONFIGURATION = (
     "momentum", "affine", "in_features", "out_features", "ceil_mode", "output_size", "p", "inplace",
 )  # fmt: skip
 
+MOST_PARTS = 100_000  # of a list
+
 
 @contextmanager
 def _float64() -> Iterator[None]:
@@ -48,6 +50,8 @@ def plain(data: Any, what: str = "the result") -> Any:
         return data.detach().clone()
     if data is None or isinstance(data, (bool, int, float, str)):
         return data
+    if isinstance(data, (list, tuple, dict)) and len(data) > MOST_PARTS:
+        raise Wrong(f"{what} has {len(data):,} parts, more than anything that is asked for here")
     if isinstance(data, (list, tuple)):
         return [plain(part, what) for part in data]
     if isinstance(data, dict):

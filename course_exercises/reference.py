@@ -51,7 +51,9 @@ def need_same(
         for there, here in pairs:
             for key in state:
                 if key.rpartition(".")[0] == here:
-                    state[key] = result["state"][f"{there}.{key.rpartition('.')[2]}".lstrip(".")]
+                    value = result["state"].get(f"{there}.{key.rpartition('.')[2]}".lstrip("."))
+                    need(value is not None, f"{there} lacks what such a layer keeps: {key.rpartition('.')[2]}")
+                    state[key] = value
         network.load_state_dict(state)
         got = _backwards(network, images, training, seed)
         if all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in zip(got, _of(result))):

@@ -66,6 +66,8 @@ def attempt(assignment: Assignment, task: Task, code: str, hidden: bool = True) 
             said = failed or f"not attempted yet: {missing}"
         except asking.Wrong as error:
             said = str(error)
+        except Exception as error:
+            said = asking.unreadable(error)
         found.append(Outcome(part.name, part.points, 0 if said else part.points, said))
     return found
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from course_tools.chapters import UserError, ignored_notebooks, project_root
 
@@ -41,6 +42,16 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--limit", type=float, metavar="MINUTES", help="stop in good order after so many minutes")
     added.add_argument("--scale", default="page", help="page (default), smoke or source; only page is kept in results/")
     added.add_argument("--list", action="store_true", help="only say which studies there are, and how far they are")
+    added = command("assignments", "build student copies, solutions, instructor copies and tests of the exercises")
+    added.add_argument("words", nargs="*", metavar="ASSIGNMENT", help="such as ladder/02; all if left out")
+    added.add_argument("--variant", metavar="SEED", help="a graded edition with other numbers, from your secret seed")
+    added = command("grade", "grade a folder of submitted notebooks (make grade has the packages for it)")
+    added.add_argument("submissions", help="a folder of .ipynb or .zip files")
+    added.add_argument("--variant", metavar="SEED", help="the secret seed of the edition that was handed out")
+    added.add_argument("--assignment", help="of all files; found for each if left out")
+    added.add_argument("--jobs", type=int, default=2, help="submissions at a time (2)")
+    added = command("mutants", "mutate the solutions of the exercises, and count what their checks refuse")
+    added.add_argument("words", nargs="*", metavar="ASSIGNMENT", help="such as ladder/02; all if left out")
     added = command("portable", "run the sensitive tests as other machines would")
     added.add_argument("--modes", nargs="*", metavar="MODE", help="as-is, threads, avx2, bfloat16; all if left out")
     added.add_argument("--short", action="store_true", help="without golden runs and what else is slow")
@@ -78,6 +89,18 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.book import book
 
             return book(root)
+        if options.command == "assignments":
+            from course_tools.assignments import assignments
+
+            return assignments(root, options.words, options.variant)
+        if options.command == "grade":
+            from course_tools.grade import grade
+
+            return grade(root, Path(options.submissions), options.variant, options.assignment, options.jobs)
+        if options.command == "mutants":
+            from course_tools.mutants import mutants
+
+            return mutants(root, options.words)
         if options.command == "portable":
             from course_tools.portable import portable
 

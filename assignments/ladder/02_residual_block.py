@@ -14,28 +14,16 @@ def setup():
     from torch import nn
 
 
-def count_block(in_channels, out_channels, stride):
-    branch = 9 * in_channels * out_channels + 9 * out_channels**2 + 4 * out_channels
-    changes = stride != 1 or in_channels != out_channels
-    return branch + (in_channels * out_channels + 2 * out_channels if changes else 0)
-
-
-def need_count(found, in_channels, out_channels, stride, what):
-    """The parameters of a block, and the usual reasons why they are others."""
-    right = count_block(in_channels, out_channels, stride)
-    projection = in_channels * out_channels + 2 * out_channels
-    off = found - right
-    told = f"{what} has {abs(off):,} parameters too {'many' if off > 0 else 'few'}"
-    reasons = {
-        2 * out_channels: "does a convolution before a norm need a bias?",
-        3 * out_channels: "does a convolution before a norm need a bias?",
-        out_channels: "does a convolution before a norm need a bias?",
-        projection: "input and output have the same shape here: what does the shortcut need then?",
-        -projection: "the shape changes here: the shortcut needs a 1x1 convolution and a norm",
-        -2 * out_channels: "is there a norm after each convolution, on the shortcut too?",
-        -4 * out_channels: "is there a norm after each convolution?",
-    }
-    need(off == 0, f"{told}: {reasons.get(off, 'compare each layer with the figure of the chapter')}")
+def need_layers(layers, changes, what):
+    """No bias before a norm, a norm after each convolution, and a 1x1 convolution where the shape changes."""
+    convolutions = [layer for layer in layers if layer["kind"] == "Conv2d"]
+    norms = [layer for layer in layers if layer["kind"] == "BatchNorm2d"]
+    biased = [layer for layer in convolutions if layer["bias"]]
+    need(not biased, f"{what} has parameters that it does not need: does a convolution before a norm need a bias?")
+    ones = sum(layer["kernel_size"] == [1, 1] for layer in convolutions)
+    need(changes or not ones, f"{what}: input and output have the same shape here; what does the shortcut need then?")
+    need(ones or not changes, f"{what}: the shape changes here: the shortcut needs a 1x1 convolution and a norm")
+    need(len(norms) == len(convolutions), f"{what}: is there a norm after each convolution, on the shortcut too?")
 
 
 class ResidualBlock(Exercise):
@@ -209,8 +197,8 @@ class ResidualBlock(Exercise):
         """Parameters: no bias, and a projection only where it is needed."""
         width = values.width
         for arguments in [(width, width, 1), (width, 2 * width, 2), (width, 24, 1), (width, width, 2)]:
-            found = ask(probes.outline, "ResidualBlock", [2, width, 8, 8], arguments)["parameters"]
-            need_count(found, *arguments, f"ResidualBlock{arguments}")
+            layers = ask(probes.outline, "ResidualBlock", [2, width, 8, 8], arguments)["layers"]
+            need_layers(layers, arguments[2] != 1 or arguments[0] != arguments[1], f"ResidualBlock{arguments}")
 
     @check(points=1)
     def the_sum(ask, values):
@@ -371,7 +359,7 @@ class FindTheFault(Exercise):
     point each. Ask aloud: which of the two other controls does the faulty block pass, and why?
     """
 
-    @check(points=2)
+    @check(points=1)
     def mended(ask, values):
         """The block does what a residual block does."""
         import torch
@@ -379,9 +367,13 @@ class FindTheFault(Exercise):
         images = torch.randn(4, values.width, 6, 6, generator=torch.Generator().manual_seed(0)).double()
         found = ask(branch_of, "Block", images, values.width)
         told = "the block still has its fault, or another one"
-        need(bool(torch.allclose(found["zeroed"], images.relu())), f"{told}: with norm2 at zero it is not ReLU(x)")
-        need(found["below"], f"{told}: before the sum, its branch is never below zero")
-        need(found["scale_free"], f"{told}: larger weights give another output in training mode")
+        same = torch.allclose(found["zeroed"], images.relu())
+        need(same, f"{told}: with norm2 at zero it is not ReLU(x)")
+        # a large x shows the branch: ReLU does not touch the sum
+        below = (found["far"] - images - 100).min() < -1e-3
+        need(bool(below), f"{told}: before the sum, its branch is never below zero")
+        free = torch.allclose(found["out"], found["ten_times"], rtol=1e-3, atol=1e-3)
+        need(free, f"{told}: larger weights give another output in training mode")
 
     @check(points=1)
     def word(ask, values):
@@ -392,6 +384,14 @@ class FindTheFault(Exercise):
         )
         found = ask(probes.value, "control")
         need(found in ("A", "B", "C"), f"control = {found!r} is none of the letters of the task")
+
+    @check(points=1, hidden=True)
+    def same_block(ask, values, reference):
+        """The mended block is the residual block, and nothing else has changed."""
+        told = "it computes something else than a residual block: was more than one line changed?"
+        for training in (False, True):
+            shape = [3, values.width, 5, 5]
+            need_same(ask, "Block", reference["Block"], shape, (values.width,), training=training, message=told)
 
     @check(points=1, hidden=True)
     def named(ask, values, reference):
@@ -405,23 +405,22 @@ class FindTheFault(Exercise):
 
 
 def branch_of(names, name, images, width):
-    """What a block does with its last norm at zero, whether its branch goes below zero, whether weights' size counts."""
+    """What a block gives in training mode: as it is, for a large x, with weights ten times as large, without norm2."""
     import torch
 
     block = probes.build(names, name, (width,))
     probes.shuffle(block, 1)
     block.train()
     with torch.no_grad():
-        out = block(images)
+        found = {"out": block(images)}
         for part in (block.conv1, block.conv2):
             part.weight.mul_(10)
-        scale_free = torch.allclose(out, block(images), rtol=1e-3, atol=1e-3)
-        # a large x shows the branch: ReLU does not touch the sum
-        below = bool((block(images + 100) - images - 100 < 0).any())
+        found["ten_times"] = block(images)
+        found["far"] = block(images + 100)
         block.norm2.weight.zero_()
         block.norm2.bias.zero_()
-        zeroed = block(images)
-    return {"zeroed": zeroed, "scale_free": bool(scale_free), "below": below}
+        found["zeroed"] = block(images)
+    return found
 
 
 class ShortcutByHand(Exercise):
@@ -440,7 +439,7 @@ class ShortcutByHand(Exercise):
     goal = "work out parameters and MACs of a block by hand"
     kind = "compute"
     minutes, difficulty, importance = 15, 2, 4
-    practice = {"channels": 64, "size": 56}
+    practice = {"channels": 48, "size": 56}
     hints = [
         "A convolution of kernel k from a to b channels has k * k * a * b weights, and each is used once at each pixel "
         "of its **output**.",
@@ -449,7 +448,7 @@ class ShortcutByHand(Exercise):
     ]
 
     def draw(chance):
-        return {"channels": chance.choice([24, 32, 48, 80, 96]), "size": chance.choice([16, 24, 28, 40, 48])}
+        return {"channels": chance.choice([24, 36, 40, 80, 96]), "size": chance.choice([16, 24, 28, 40, 48])}
 
     def stub():
         branch_parameters = ...

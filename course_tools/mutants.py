@@ -1,0 +1,173 @@
+"""Mutate each solution of the exercises, and count how many mutants their checks refuse.
+
+cosmic-ray changes constants, operators, comparisons and the like; what it does not know, lines left out or in another
+order and arguments left out, is added here. A mutant that survives is either named harmless, with the reason, in
+assignments/harmless.yml, or a hole in the checks.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import difflib
+import io
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from course_exercises.authoring import Assignment, Task
+from course_exercises.trying import attempt
+from course_tools.assignments import MASTERS, choose_assignments, load
+
+LEAST = 0.95  # refused, or named harmless
+SECONDS = 10
+
+
+def mutants_of(code: str) -> Iterator[tuple[str, str]]:
+    """Every mutant of a solution, and its kind."""
+    seen = {ast.dump(ast.parse(code))}
+    for kind, mutant in [*_by_cosmic_ray(code), *_by_lines(code), *_by_arguments(code)]:
+        try:
+            tree = ast.dump(ast.parse(mutant))
+        except SyntaxError:
+            continue
+        if tree not in seen:
+            seen.add(tree)
+            yield kind, mutant
+
+
+def _by_cosmic_ray(code: str) -> Iterator[tuple[str, str]]:
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import mutate_code
+
+    for name in sorted(plugins.operator_names()):
+        operator = plugins.get_operator(name)
+        try:
+            made = operator()
+        except TypeError:  # those that want to know names of variables
+            continue
+        for occurrence in range(1000):
+            if (mutant := mutate_code(code, made, occurrence)) is None:
+                break
+            yield name.partition("/")[2], mutant
+
+
+def _blocks(tree: ast.AST) -> list[list[ast.stmt]]:
+    return [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+
+
+def _depend(one: ast.stmt, other: ast.stmt) -> bool:
+    """Whether the order of two statements matters: one sets what the other one uses."""
+
+    def sets(part: ast.stmt) -> set[str]:
+        return {ast.unparse(node) for node in ast.walk(part) if isinstance(getattr(node, "ctx", None), ast.Store)} | (
+            {part.name} if isinstance(part, (ast.FunctionDef, ast.ClassDef)) else set()
+        )
+
+    def uses(part: ast.stmt) -> set[str]:
+        return {ast.unparse(node) for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))}
+
+    ends = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+    return bool(sets(one) & uses(other) or sets(other) & uses(one)) or isinstance(other, ends)
+
+
+def _by_lines(code: str) -> Iterator[tuple[str, str]]:
+    """Each statement left out, and each two neighbours swapped."""
+    tree = ast.parse(code)
+    for place, block in enumerate(_blocks(tree)):
+        for number in range(len(block)):
+            other = copy.deepcopy(tree)
+            body = _blocks(other)[place]
+            body[number : number + 1] = [] if len(body) > 1 else [ast.Pass()]
+            yield "left out", ast.unparse(ast.fix_missing_locations(other))
+            if number + 1 < len(block) and _depend(block[number], block[number + 1]):
+                other = copy.deepcopy(tree)
+                body = _blocks(other)[place]
+                body[number], body[number + 1] = body[number + 1], body[number]
+                yield "swapped", ast.unparse(other)
+
+
+def _by_arguments(code: str) -> Iterator[tuple[str, str]]:
+    """Each argument of a call left out, and each two neighbours swapped."""
+    tree = ast.parse(code)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for place, call in enumerate(calls):
+        for number in range(len(call.args) + len(call.keywords)):
+            other = copy.deepcopy(tree)
+            found = [node for node in ast.walk(other) if isinstance(node, ast.Call)][place]
+            if number < len(call.args):
+                del found.args[number]
+            else:
+                del found.keywords[number - len(call.args)]
+            yield "argument left out", ast.unparse(other)
+        for number in range(len(call.args) - 1):
+            other = copy.deepcopy(tree)
+            found = [node for node in ast.walk(other) if isinstance(node, ast.Call)][place]
+            found.args[number], found.args[number + 1] = found.args[number + 1], found.args[number]
+            yield "arguments swapped", ast.unparse(other)
+
+
+class _TooLong(BaseException):
+    pass
+
+
+def survives(assignment: Assignment, task: Task, code: str) -> bool:
+    """Whether a mutant gets all points."""
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return not any(part.said for part in attempt(assignment, task, code))
+    except (_TooLong, SystemExit):
+        return False
+    finally:
+        signal.alarm(0)
+
+
+def difference(before: str, after: str) -> str:
+    """What a mutant changes, in one line: "- old + new"."""
+    old, new = (ast.unparse(ast.parse(text)).splitlines() for text in (before, after))
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=0))[2:]
+    lines = [line for line in lines if not line.startswith("@@")]
+    return " ".join(f"{line[0]} {line[1:].strip()}" for line in lines)
+
+
+def mutants(root: Path, words: list[str] | None = None) -> int:
+    """Print a table of all exercises; 1 if too many mutants pass or a survivor is not named harmless."""
+    import torch
+
+    torch.set_num_threads(1)
+    path = root / MASTERS / "harmless.yml"
+    harmless = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows, left, bad = [], [], 0
+    for name in choose_assignments(root, words):
+        assignment = load(root, name)
+        for task in assignment.tasks:
+            made = list(mutants_of(task.solution))
+            known = {entry["mutant"] for entry in (harmless.get(name) or {}).get(task.name, [])}
+            through = [
+                difference(task.solution, code)
+                for _, code in tqdm(made, desc=f"{name} {task.name}", leave=False, disable=None)
+                if survives(assignment, task, code)
+            ]
+            open_ones = [told for told in through if told not in known]
+            share = 1 - len(open_ones) / max(len(made), 1)
+            bad += share < LEAST
+            rows.append(
+                f"{name:38} {task.name:28} {len(made):5} {len(through):5} {len(open_ones):5} {100 * share:6.1f} %"
+            )
+            print(rows[-1], flush=True)
+            left += [f"{name} {task.name}: {told}" for told in open_ones]
+    print(f"{'assignment':38} {'exercise':28} {'made':>5} {'pass':>5} {'open':>5} {'refused':>8}")
+    print(
+        "\n".join(["Survivors that are not named harmless:", *left] if left else ["Every survivor is named harmless."])
+    )
+    return int(bool(bad))
