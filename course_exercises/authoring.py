@@ -223,7 +223,8 @@ def helpers_of(assignment: Assignment, sources: list[str]) -> str:
 
 
 def fill(text: str, values: dict[str, Any]) -> str:
-    """A text with <<expressions>> of the numbers worked out."""
-    return re.sub(
-        r"<<(.+?)>>", lambda found: str(eval(found[1], {"__builtins__": {"min": min, "max": max}}, values)), text
-    )
+    """A text with <<expressions>> of the numbers worked out; raises ValueError where one is broken across lines."""
+    if broken := re.search(r"<<(?:(?!>>).)*\n", text):
+        raise ValueError(f"{broken[0].strip()!r} is broken across two lines")
+    known = {"__builtins__": {"min": min, "max": max, "len": len, "round": round}}
+    return re.sub(r"<<(.+?)>>", lambda found: str(eval(found[1], known, values)), text)

@@ -140,6 +140,7 @@ class Worker:
         self.end = time.monotonic() + SECONDS
         self.skipped: dict[int, str] = {}
         self.failed: dict[int, str] = {}
+        self.given: dict[str, Any] = {}  # the numbers of the exercise that is asked about
         self.process: subprocess.Popen | None = None
         self.start()
 
@@ -166,7 +167,7 @@ class Worker:
 
     def ask(self, probe: Callable, *arguments: Any, **options: Any) -> Any:
         """Run a probe there; see `course_exercises.asking.ask_here`."""
-        request = {"probe": probe.__name__, "arguments": list(arguments), "options": options}
+        request = {"probe": probe.__name__, "arguments": list(arguments), "options": options, "given": self.given}
         if probe.__module__ != probes.__name__:
             request["source"] = source_of(probe)
         try:

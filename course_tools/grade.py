@@ -168,6 +168,8 @@ def grade_one(student: str, path: str, known: dict[str, dict], assignment: str |
     try:
         for number, part in enumerate(about["exercises"], 1):
             tests = Path(about["folder"], f"{number}_{part['name']}.py")
+            if worker is not None:
+                worker.given = {name: value for name, value in part["values"].items() if not name.startswith("_")}
             result.exercises[part["name"]] = _run_tests(tests, ask, part, _references(about["folder"])[part["name"]])
     finally:
         if worker is not None:

@@ -15,14 +15,17 @@ def setup():
 
 
 def need_layers(layers, changes, what):
-    """No bias before a norm, a norm after each convolution, and a 1x1 convolution where the shape changes."""
+    """No bias before a norm, a norm after each convolution, and a 1x1 convolution where the channels change."""
     convolutions = [layer for layer in layers if layer["kind"] == "Conv2d"]
     norms = [layer for layer in layers if layer["kind"] == "BatchNorm2d"]
     biased = [layer for layer in convolutions if layer["bias"]]
     need(not biased, f"{what} has parameters that it does not need: does a convolution before a norm need a bias?")
     ones = sum(layer["kernel_size"] == [1, 1] for layer in convolutions)
-    need(changes or not ones, f"{what}: input and output have the same shape here; what does the shortcut need then?")
-    need(ones or not changes, f"{what}: the shape changes here: the shortcut needs a 1x1 convolution and a norm")
+    need(changes or not ones, f"{what}: the number of channels stays here; what does the shortcut need then?")
+    need(
+        ones or not changes,
+        f"{what}: the number of channels changes here: the shortcut needs a 1x1 convolution and a norm",
+    )
     need(len(norms) == len(convolutions), f"{what}: is there a norm after each convolution, on the shortcut too?")
 
 
@@ -30,9 +33,9 @@ class ResidualBlock(Exercise):
     """Write the block
 
     Complete `ResidualBlock`. Its **branch** is a 3x3 convolution, batch norm, ReLU, a second 3x3 convolution and batch
-    norm. Its **shortcut** passes `x` on as it is where the shapes agree; where they do not, it is an average pool with
-    the stride (2x2, `ceil_mode=True`, only if the stride is 2), a 1x1 convolution and batch norm. The output is
-    ReLU(branch + shortcut). The stride is in the first convolution of the branch.
+    norm. Its **shortcut** passes `x` on as it is where the shapes agree. If the stride is 2, it has an average pool
+    (2x2, `ceil_mode=True`); if the number of channels changes, a 1x1 convolution and batch norm after that. The output
+    is ReLU(branch + shortcut). The stride is in the first convolution of the branch.
 
     Two more promises: no convolution has a bias, and **a new block starts as its shortcut**: the scale of the branch's
     last norm is zero.
@@ -74,7 +77,7 @@ class ResidualBlock(Exercise):
                     nn.BatchNorm2d(out_channels),
                 )
                 shortcut = [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
-                if stride != 1 or in_channels != out_channels:
+                if in_channels != out_channels:
                     shortcut += [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
                 self.shortcut = nn.Sequential(*shortcut)
                 nn.init.zeros_(self.branch[-1].weight)
@@ -88,7 +91,7 @@ class ResidualBlock(Exercise):
         class ResidualBlock(nn.Module):
             def __init__(self, in_channels, out_channels, stride=1):
                 super().__init__()
-                self.stride, self.changes = stride, stride != 1 or in_channels != out_channels
+                self.stride, self.changes = stride, in_channels != out_channels
                 self.conv1 = nn.Conv2d(in_channels, out_channels, (3, 3), stride, 1, bias=False)
                 self.conv2 = nn.Conv2d(out_channels, out_channels, (3, 3), 1, 1, bias=False)
                 self.norm1, self.norm2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
@@ -110,8 +113,8 @@ class ResidualBlock(Exercise):
             def __init__(self, in_channels, out_channels, stride=1):
                 super().__init__()
                 pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
-                self.shortcut = nn.Identity()
-                if stride > 1 or in_channels != out_channels:
+                self.shortcut = pool
+                if in_channels != out_channels:
                     convolution = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
                     self.shortcut = nn.Sequential(pool, convolution, nn.BatchNorm2d(out_channels))
                 self.first = nn.Conv2d(
@@ -140,10 +143,10 @@ class ResidualBlock(Exercise):
         ("stride-on-both", "nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)",
          "nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)", "must act once"),
         ("bias", "stride=stride, padding=1, bias=False", "stride=stride, padding=1", "need a bias"),
-        ("projection-always", "if stride != 1 or in_channels != out_channels:", "if True:",
-         "input and output have the same shape"),
-        ("projection-forgotten-for-stride", "if stride != 1 or in_channels != out_channels:",
-         "if in_channels != out_channels:", "the shortcut needs a 1x1 convolution"),
+        ("projection-always", "if in_channels != out_channels:", "if True:", "the number of channels stays"),
+        ("projection-for-the-stride", "if in_channels != out_channels:", "if stride != 1:",
+         "must act once"),
+        ("pool-forgotten", "[nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []", "[]", "must act once"),
         ("norm-forgotten", "nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)",
          "nn.Conv2d(in_channels, out_channels, 1, bias=False)", "a norm after each convolution"),
         ("no-zero", "nn.init.zeros_(self.branch[-1].weight)", "pass", "starts as its shortcut"),
@@ -171,12 +174,16 @@ class ResidualBlock(Exercise):
     def shapes(ask, values):
         """Shapes, for every kind of change."""
         width = values.width
-        for arguments, size, out in [((width, width, 1), 8, 8), ((width, 2 * width, 2), 8, 4), ((width, 24, 1), 8, 8)]:
+        for arguments, size, out in [
+            ((width, width, 1), 8, 8),
+            ((width, 2 * width, 2), 8, 4),
+            ((width, width + 6, 1), 8, 8),
+        ]:
             try:
                 found = ask(probes.outline, "ResidualBlock", [2, width, size, size], arguments)["out"]
             except Wrong as error:
                 need("must match" not in str(error), f"ResidualBlock{arguments}: branch and shortcut end with other shapes; "
-                     f"the stride must act once on each ({error})")  # fmt: skip
+                     f"stride and channels must act once on each ({error})")  # fmt: skip
                 raise
             right = [2, arguments[1], out, out]
             need(
@@ -196,9 +203,11 @@ class ResidualBlock(Exercise):
     def parameters(ask, values):
         """Parameters: no bias, and a projection only where it is needed."""
         width = values.width
-        for arguments in [(width, width, 1), (width, 2 * width, 2), (width, 24, 1), (width, width, 2)]:
-            layers = ask(probes.outline, "ResidualBlock", [2, width, 8, 8], arguments)["layers"]
-            need_layers(layers, arguments[2] != 1 or arguments[0] != arguments[1], f"ResidualBlock{arguments}")
+        for arguments in [(width, width, 1), (width, 2 * width, 2), (width, width + 6, 1), (width, width, 2)]:
+            found = ask(probes.outline, "ResidualBlock", [2, width, 8, 8], arguments)
+            idle = "".join(found["unused"][:1])
+            need(not idle, f"ResidualBlock{arguments}: {idle} has weights and never runs: the shortcut is not added")
+            need_layers(found["layers"], arguments[0] != arguments[1], f"ResidualBlock{arguments}")
 
     @check(points=1)
     def the_sum(ask, values):
