@@ -12,11 +12,15 @@ STAMP := .venv/complete
 TOOLS := $(BIN)/python -m course_tools
 CHOSEN = $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
-.PHONY: help setup course book run publish repeats confirm golden check test quick portable race study bench address rename clean
+GRADING := .venv-grading/bin/python
+GRADING_STAMP := .venv-grading/complete
+
+.PHONY: help setup course book run publish repeats confirm golden check test quick portable race study bench address rename clean \
+  assignments grade quiz mutants grading-test
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1|/' | \
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1|/' | \
 	  awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'SCALE is smoke, page or source. CHAPTERS is a list such as "plain_cnn stem" or ladder/03; all if left out.'
@@ -82,6 +86,29 @@ study: setup ## run a study, go on where it stopped: NAME=norm_seeds LIMIT=30 (m
 bench: setup ## measure the speed ratios that the course promises
 	$(TOOLS) bench
 
+assignments: setup ## build the exercises; a graded edition: VARIANT="your secret seed" (ASSIGNMENTS="ladder/02")
+	$(TOOLS) assignments $(ASSIGNMENTS) $(if $(VARIANT),--variant "$(VARIANT)")
+
+$(GRADING_STAMP): requirements-grading.txt constraints.txt pyproject.toml
+	@echo "Setting up .venv-grading, which only grading uses; this takes a few minutes, once."
+	$(PYTHON) -m venv .venv-grading
+	$(GRADING) -m pip install --quiet --disable-pip-version-check -r requirements-grading.txt -c constraints.txt
+	$(GRADING) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(GRADING_STAMP)
+
+grade: $(GRADING_STAMP) ## grade submitted notebooks: SUBMISSIONS=folder VARIANT="your secret seed" ASSIGNMENT=ladder/02
+	$(GRADING) -m course_tools grade "$(SUBMISSIONS)" $(if $(VARIANT),--variant "$(VARIANT)") \
+	  $(if $(ASSIGNMENT),--assignment $(ASSIGNMENT))
+
+quiz: $(GRADING_STAMP) ## export the quiz bank for Moodle (GIFT) and Canvas (QTI)
+	$(GRADING) -m course_tools quiz
+
+mutants: $(GRADING_STAMP) ## mutate every solution of the exercises, and count what the checks refuse (an hour)
+	$(GRADING) -W ignore -m course_tools mutants $(ASSIGNMENTS)
+
+grading-test: $(GRADING_STAMP) ## run the checks of grading: hostile submissions, gradebook, exports
+	$(GRADING) -m pytest -q tests/test_grade.py tests/test_quiz.py
+
 address: setup ## copy the repository's address from _config.yml to where it is used
 	$(TOOLS) address
 
@@ -89,4 +116,4 @@ rename: setup ## give older records the names that the scales have today; figure
 	$(TOOLS) rename
 
 clean: ## remove build and .venv; data stays
-	rm -rf build .venv *.egg-info
+	rm -rf build .venv .venv-grading *.egg-info

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("assignments", "build student copies, solutions, instructor copies and tests of the exercises")
     added.add_argument("words", nargs="*", metavar="ASSIGNMENT", help="such as ladder/02; all if left out")
     added.add_argument("--variant", metavar="SEED", help="a graded edition with other numbers, from your secret seed")
+    command("quiz", "export the quiz bank for Moodle (GIFT) and Canvas (QTI)")
     added = command("grade", "grade a folder of submitted notebooks (make grade has the packages for it)")
     added.add_argument("submissions", help="a folder of .ipynb or .zip files")
     added.add_argument("--variant", metavar="SEED", help="the secret seed of the edition that was handed out")
@@ -93,6 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
             from course_tools.assignments import assignments
 
             return assignments(root, options.words, options.variant)
+        if options.command == "quiz":
+            from course_tools.quiz import quiz
+
+            return quiz(root)
         if options.command == "grade":
             from course_tools.grade import grade
 
