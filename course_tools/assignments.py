@@ -23,6 +23,7 @@ KINDS = {
     "build": "build it", "compute": "work it out", "read": "read it off", "predict": "predict, then measure",
     "break": "find the fault", "design": "design it under a budget",
 }  # fmt: skip
+PARTS = {"ladder": "The ladder", "depth": "Depth", "survey": "The survey"}
 FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
 TUTOR = """\
 # For coding assistants
@@ -107,6 +108,7 @@ def assignments(root: Path, words: list[str] | None = None, variant: str | None 
         print(f"{name}: {told}, {sum(task.of.minutes for task in assignment.tasks)} minutes")
     _write((staff / "student" if variant is not None else root / COPIES) / "AGENTS.md", TUTOR)
     if variant is None:
+        _write(root / COPIES / "overview.md", overview_page(root))
         print(
             f"Student copies and solutions are in {COPIES}/, instructor copies and tests in {staff.relative_to(root)}/"
         )
@@ -277,6 +279,31 @@ def _otter_case(part: Check) -> str:
     return f'@test_case(name="{part.name}", points={part.points}, hidden={part.hidden})\n{part.source}'
 
 
+def overview_page(root: Path) -> str:
+    """A page that maps learning goals to chapters and exercises, with points and minutes."""
+    parts = [
+        "# Exercises at a glance",
+        "Each chapter has exercises that check themselves: a notebook with gaps, a check below each gap that says in "
+        "words what is not right yet, hints to unfold, and worked solutions on a page of their own. Open a notebook "
+        "here and press the rocket for Colab, or run it where you run the chapters.",
+    ]
+    names = assignment_names(root)
+    for part in dict.fromkeys(name.split("/")[0] for name in names):
+        parts.append(f"## {PARTS.get(part, part)}")
+        rows = ["| exercise | after it you can | kind | points | minutes |", "|---|---|---|--:|--:|"]
+        for name in [name for name in names if name.startswith(f"{part}/")]:
+            assignment = load(root, name)
+            points, minutes = (sum(t.points for t in assignment.tasks), sum(t.of.minutes for t in assignment.tasks))
+            links = f"**[{assignment.title}]({name}.ipynb)** ([solutions]({name}_solutions.md))"
+            rows.append(f"| {links} | | | **{points}** | **{minutes}** |")
+            rows += [
+                f"| {t.title} | {t.of.goal} | {KINDS[t.of.kind]} | {t.points} | {t.of.minutes} |"
+                for t in assignment.tasks
+            ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
 def solutions_page(assignment: Assignment) -> str:
     """The solutions of the practice edition as a page of the book."""
     name = assignment.name.rsplit("/", 1)[1]
@@ -323,7 +350,7 @@ def instructor_copy(root: Path, assignment: Assignment, edition: str = PRACTICE)
 
 def stale_copies(root: Path) -> list[str]:
     """The files in exercises/ that differ from what the masters give, and those that belong to none."""
-    wanted = {"AGENTS.md": TUTOR}
+    wanted = {"AGENTS.md": TUTOR, "overview.md": overview_page(root)}
     for name in assignment_names(root):
         wanted |= student_files(root, load(root, name))
     folder = root / COPIES
