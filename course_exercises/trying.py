@@ -40,9 +40,11 @@ def checks_of(assignment: Assignment, task: Task) -> dict[str, Any]:
     return {part.name: names[part.name] for part in task.checks}
 
 
-def attempt(assignment: Assignment, task: Task, code: str, hidden: bool = True) -> list[Outcome]:
-    """Check an answer; each check by itself, so that there is partial credit."""
-    own = names_of(assignment, task.solution, task)
+def attempt(
+    assignment: Assignment, task: Task, code: str, hidden: bool = True, to_the_end: bool = True
+) -> list[Outcome]:
+    """Check an answer: each check by itself, so that there is partial credit, or only until one has failed."""
+    own = {} if not hidden else names_of(assignment, task.solution, task)
     try:
         names = names_of(assignment, code, task)
     except Exception as error:
@@ -69,6 +71,8 @@ def attempt(assignment: Assignment, task: Task, code: str, hidden: bool = True) 
         except Exception as error:
             said = asking.unreadable(error)
         found.append(Outcome(part.name, part.points, 0 if said else part.points, said))
+        if said and not to_the_end:
+            break
     return found
 
 
@@ -88,7 +92,7 @@ def problems(assignment: Assignment) -> list[str]:
         if not task.of.faults and (not shown or not shown[0].said.startswith("not attempted")):
             told.append(f"{where}: of the untouched stub is said: {shown[0].said if shown else 'nothing'}")
         for called, (code, message) in task.wrong.items():
-            said = [part.said for part in attempt(assignment, task, code) if part.said]
+            said = [part.said for part in attempt(assignment, task, code, to_the_end=False) if part.said]
             if not said:
                 told.append(f"{where}: the wrong answer {called} passes")
             elif message not in said[0]:

@@ -125,7 +125,7 @@ def survives(assignment: Assignment, task: Task, code: str) -> bool:
     signal.alarm(SECONDS)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return not any(part.said for part in attempt(assignment, task, code))
+            return not any(part.said for part in attempt(assignment, task, code, to_the_end=False))
     except (_TooLong, SystemExit):
         return False
     finally:

@@ -13,14 +13,14 @@ from helpers import ROOT
 
 from course_exercises import Checks, NotAttempted, Wrong, asking, need, probes, reference
 from course_exercises.authoring import fill, read_assignment
-from course_exercises.trying import attempt, problems
+from course_exercises.trying import problems
 from course_tools import assignments
 from course_tools.__main__ import main
 from course_tools.chapters import UserError
 
 pytestmark = pytest.mark.sensitive
 NAMES = assignments.assignment_names(ROOT)
-SEEDS = [f"the seed number {number}" for number in range(10)]
+SEED = "the seed number 0"
 TOPICS = {"build", "compute", "read", "predict", "break", "design"}
 
 
@@ -42,18 +42,6 @@ def quietly(function, *arguments):
 def test_right_ways_pass_and_wrong_answers_are_told_why(name):
     """Practice: solution, other right ways, the untouched stub, wrong answers with the message meant for each."""
     assert quietly(problems, assignments.load(ROOT, name)) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", NAMES)
-def test_variants_pass_their_solutions_and_refuse_their_wrong_answers(name, seed):
-    assignment = assignments.load(ROOT, name, seed)
-    for task in assignment.tasks:
-        assert not [part for part in quietly(attempt, assignment, task, task.solution) if part.said], task.name
-        for called, (code, message) in task.wrong.items():
-            said = [part.said for part in quietly(attempt, assignment, task, code) if part.said]
-            assert said and message in said[0], (task.name, called)
 
 
 def test_each_chapter_has_its_exercises():
@@ -100,7 +88,7 @@ def test_an_untouched_copy_runs_from_top_to_bottom(name):
     assert told and all(text.startswith(("… not attempted yet", "✗")) for text in told), told
 
 
-@pytest.mark.parametrize("seed", [None, SEEDS[0]])
+@pytest.mark.parametrize("seed", [None, SEED])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_solution_leaks_into_a_student_copy(name, seed):
     assignment = assignments.load(ROOT, name, seed)
@@ -163,7 +151,7 @@ def test_what_is_missing_in_a_master_is_named(tmp_path):
         path = tmp_path / f"{len(told)}_{old[:3].strip()}.py"
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
         with pytest.raises(ValueError, match=re.escape(told)):
-            read_assignment(path, "ladder/02_residual_block", SEEDS[0])
+            read_assignment(path, "ladder/02_residual_block", SEED)
     with pytest.raises(ValueError, match="broken across two lines"):
         fill("a <<width\n+ 1>> b", {"width": 1})
 
