@@ -309,7 +309,7 @@ def _write_csv(path: Path, results: list[Result], known: dict) -> None:
     """One line a submission: points by exercise, in all, and what went wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width = max((len(about["exercises"]) for about in known.values()), default=0)
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = [f"exercise {number}" for number in range(1, width + 1)]
         writer.writerow(["student", "assignment", "points", "possible", *columns, "remark"])
