@@ -24,7 +24,7 @@ KINDS = {
     "break": "find the fault", "design": "design it under a budget",
 }  # fmt: skip
 PARTS = {"ladder": "The ladder", "depth": "Depth", "survey": "The survey"}
-FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+FOLDED = {"tags": ["remove-cell"], "jupyter": {"source_hidden": True}, "cellView": "form"}
 TUTOR = """\
 # For coding assistants
 
