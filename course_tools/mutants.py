@@ -13,6 +13,7 @@ import copy
 import difflib
 import io
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +26,15 @@ from course_tools.assignments import MASTERS, choose_assignments, load
 
 LEAST = 0.95  # refused, or named harmless
 SECONDS = 10
+SEED = "other numbers"  # with which a mutant must pass, too: with some numbers, a sum happens to be right
 
 
 def mutants_of(code: str) -> Iterator[tuple[str, str]]:
-    """Every mutant of a solution, and its kind."""
-    seen = {ast.dump(ast.parse(code))}
+    """Every mutant of a solution, by a name that the same mutant of the solution with other numbers has, too."""
+    seen, count = {ast.dump(ast.parse(code))}, Counter()
     for kind, mutant in [*_by_cosmic_ray(code), *_by_lines(code), *_by_arguments(code)]:
+        count[kind] += 1
+        kind = f"{kind} {count[kind]}"
         try:
             tree = ast.dump(ast.parse(mutant))
         except SyntaxError:
@@ -149,14 +153,15 @@ def mutants(root: Path, words: list[str] | None = None) -> int:
     harmless = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows, left, bad = [], [], 0
     for name in choose_assignments(root, words):
-        assignment = load(root, name)
-        for task in assignment.tasks:
+        assignment, variant = load(root, name), load(root, name, SEED)
+        for task, other in zip(assignment.tasks, variant.tasks):
             made = list(mutants_of(task.solution))
+            others = dict(mutants_of(other.solution))
             known = {entry["mutant"] for entry in (harmless.get(name) or {}).get(task.name, [])}
             through = [
                 difference(task.solution, code)
-                for _, code in tqdm(made, desc=f"{name} {task.name}", leave=False, disable=None)
-                if survives(assignment, task, code)
+                for kind, code in tqdm(made, desc=f"{name} {task.name}", leave=False, disable=None)
+                if survives(assignment, task, code) and survives(variant, other, others.get(kind, ""))
             ]
             open_ones = [told for told in through if told not in known]
             share = 1 - len(open_ones) / max(len(made), 1)

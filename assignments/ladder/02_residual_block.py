@@ -150,6 +150,8 @@ class ResidualBlock(Exercise):
         ("norm-forgotten", "nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)",
          "nn.Conv2d(in_channels, out_channels, 1, bias=False)", "a norm after each convolution"),
         ("no-zero", "nn.init.zeros_(self.branch[-1].weight)", "pass", "starts as its shortcut"),
+        ("zero-in-the-convolution", "self.branch[-1].weight", "self.branch[-2].weight", "gets no gradient"),
+        ("stride-two-unasked", "out_channels, stride=1):", "out_channels, stride=2):", "should be"),
         ("zero-in-the-first-norm", "self.branch[-1].weight", "self.branch[1].weight", "gets no gradient"),
         ("wrong-padding", "stride=stride, padding=1", "stride=stride, padding=0", "your code raised"),
         ("floor-in-the-pool", "nn.AvgPool2d(2, ceil_mode=True)", "nn.AvgPool2d(2)", "odd"),
@@ -177,7 +179,7 @@ class ResidualBlock(Exercise):
         for arguments, size, out in [
             ((width, width, 1), 8, 8),
             ((width, 2 * width, 2), 8, 4),
-            ((width, width + 6, 1), 8, 8),
+            ((width, width + 6), 8, 8),
         ]:
             try:
                 found = ask(probes.outline, "ResidualBlock", [2, width, size, size], arguments)["out"]
@@ -238,7 +240,8 @@ class ResidualBlock(Exercise):
         new = ask(probes.run, "ResidualBlock", images, (width, width, 1), randomise=False, training=True)
         told = "a new block starts as its shortcut, here ReLU(x): whose scale is to be zero?"
         need(bool((new["out"] - images.relu()).abs().max() < 1e-6), told)
-        zeros = [key for key, part in new["state"].items() if key.endswith("weight") and not bool(part.any())]
+        scales = [key for key, part in new["state"].items() if key.endswith("weight") and part.dim() == 1]
+        zeros = [key for key in scales if not bool(new["state"][key].any())]
         learns = any(new["gradients"][key] is not None and bool(new["gradients"][key].any()) for key in zeros)
         need(
             learns,
