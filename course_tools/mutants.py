@@ -21,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from course_exercises.authoring import Assignment, Task
-from course_exercises.trying import attempt
+from course_exercises.trying import attempt, names_of
 from course_tools.assignments import MASTERS, choose_assignments, load
 
 LEAST = 0.95  # refused, or named harmless
@@ -75,6 +75,9 @@ def _depend(one: ast.stmt, other: ast.stmt) -> bool:
     def uses(part: ast.stmt) -> set[str]:
         return {ast.unparse(node) for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))}
 
+    functions = (ast.FunctionDef, ast.ClassDef)
+    if isinstance(one, functions) and isinstance(other, functions):  # their bodies run later
+        return False
     ends = (ast.Return, ast.Raise, ast.Break, ast.Continue)
     return bool(sets(one) & uses(other) or sets(other) & uses(one)) or isinstance(other, ends)
 
@@ -136,6 +139,32 @@ def survives(assignment: Assignment, task: Task, code: str) -> bool:
         signal.alarm(0)
 
 
+def is_given(task: Task, code: str) -> bool:
+    """Whether a mutant changes only lines that the student was given: those are no answers."""
+    given = {line.strip() for line in ast.unparse(ast.parse(task.stub)).splitlines()}
+    old, new = (ast.unparse(ast.parse(text)).splitlines() for text in (task.solution, code))
+    changes = [line for line in difflib.ndiff(old, new) if line[0] in "-+"]
+    removed = [line[2:].strip() for line in changes if line[0] == "-"]
+    return bool(removed) and all(line in given for line in removed)
+
+
+def same_answers(assignment: Assignment, task: Task, code: str) -> bool:
+    """Whether a mutant changes only how an answer is worked out, and comes to the same one."""
+    asked = [
+        ast.unparse(part.targets[0]) for part in ast.parse(task.stub).body
+        if isinstance(part, ast.Assign) and ast.unparse(part.value) == "..."
+    ]  # fmt: skip
+    trees = [ast.parse(text).body for text in (task.solution, code)]
+    defined = [[ast.dump(part) for part in body if isinstance(part, (ast.FunctionDef, ast.ClassDef))] for body in trees]
+    if not asked or defined[0] != defined[1]:
+        return False
+    try:
+        found = [names_of(assignment, text, task) for text in (task.solution, code)]
+        return all(found[0][name] == found[1][name] for name in asked)
+    except Exception:
+        return False
+
+
 def difference(before: str, after: str) -> str:
     """What a mutant changes, in one line: "- old + new"."""
     old, new = (ast.unparse(ast.parse(text)).splitlines() for text in (before, after))
@@ -155,13 +184,15 @@ def mutants(root: Path, words: list[str] | None = None) -> int:
     for name in choose_assignments(root, words):
         assignment, variant = load(root, name), load(root, name, SEED)
         for task, other in zip(assignment.tasks, variant.tasks):
-            made = list(mutants_of(task.solution))
+            made = [(kind, code) for kind, code in mutants_of(task.solution) if not is_given(task, code)]
             others = dict(mutants_of(other.solution))
             known = {entry["mutant"] for entry in (harmless.get(name) or {}).get(task.name, [])}
             through = [
                 difference(task.solution, code)
                 for kind, code in tqdm(made, desc=f"{name} {task.name}", leave=False, disable=None)
-                if survives(assignment, task, code) and survives(variant, other, others.get(kind, ""))
+                if survives(assignment, task, code)
+                and survives(variant, other, others.get(kind, ""))
+                and not (same_answers(assignment, task, code) and same_answers(variant, other, others[kind]))
             ]
             open_ones = [told for told in through if told not in known]
             share = 1 - len(open_ones) / max(len(made), 1)
