@@ -159,7 +159,8 @@ def same_answers(assignment: Assignment, task: Task, code: str) -> bool:
     if not asked or defined[0] != defined[1]:
         return False
     try:
-        found = [names_of(assignment, text, task) for text in (task.solution, code)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = [names_of(assignment, text, task) for text in (task.solution, code)]
         return all(found[0][name] == found[1][name] for name in asked)
     except Exception:
         return False

@@ -13,3 +13,11 @@
   });
   window.addEventListener("resize", mark);
 })();
+
+// The arrows in the list of pages have no words: they are called by the page that they belong to
+document.addEventListener("DOMContentLoaded", () => {
+  for (const summary of document.querySelectorAll("summary:has(> .toctree-toggle)")) {
+    const page = summary.closest("li").querySelector("a");
+    summary.setAttribute("aria-label", `Pages below ${page ? page.textContent.trim() : "this one"}`);
+  }
+});
