@@ -130,7 +130,7 @@ def test_the_systems_and_versions_that_are_promised_are_tried(workflow):
 
 def test_the_book_is_published_after_the_tests_by_a_job_that_runs_nothing(workflow):
     jobs = workflow["jobs"]
-    assert set(jobs["book"]["needs"]) == {"test", "systems"} and jobs["deploy"]["needs"] == "book"
+    assert set(jobs["book"]["needs"]) == {"test", "systems", "grading"} and jobs["deploy"]["needs"] == "book"
     assert all("always()" not in str(job.get("if", "")) for job in jobs.values())
     assert workflow["permissions"] == {"contents": "read"}
     assert [name for name, job in jobs.items() if "permissions" in job] == ["deploy"]
