@@ -6,7 +6,6 @@ These tests need the packages of requirements-grading.txt: make grading-test.
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import time
@@ -14,6 +13,7 @@ import zipfile
 
 import nbformat
 import pytest
+import torch
 from helpers import ROOT
 
 from course_exercises import probes, wire
@@ -170,7 +170,7 @@ def test_what_is_no_submission_says_why(graded, solved, monkeypatch, tmp_path):
 
 
 PIPE = """
-import os
+
 for number in range(3, 30):
     try:
         os.write(number, bytes([255]) * 64)
@@ -192,7 +192,7 @@ def test_hostile_code_harms_nobody(graded, solved):
             "first": ["import os, shutil\nshutil.rmtree(os.path.expanduser('~'), True); shutil.rmtree('/course', True)"]
         },
         "output": {
-            "first": ["for number in range(200): print('x' * 10**6)", "open('/tmp/a', 'wb').write(b'0' * 10**9)"]
+            "first": ["for number in range(200): print('x' * 10**6)", "open('large', 'wb').write(b'0' * 10**9)"]
         },
         "pipe": {"first": [PIPE]},
         "loop": {"last": ["def f():\n    try:\n        while True: pass\n    finally:\n        f()\nf()"]},
@@ -245,8 +245,7 @@ def opinion(names, x):
     ]
 
 
-def test_what_a_submission_has_replaced_is_put_back():
-    patched = """
+REPLACED = """
 import builtins, torch
 torch.allclose = lambda *a, **k: True
 torch.Tensor.__bool__ = lambda self: True
@@ -254,23 +253,22 @@ torch.Tensor.abs = lambda self: self * 1000
 torch.Tensor.mine = 1
 builtins.max = lambda *a: 77
 """
-    worker = fence.Worker("", [patched, "ready = 1"], fence=False)
+
+
+def test_what_a_submission_has_replaced_is_put_back():
+    worker = fence.Worker("", [REPLACED, "ready = 1"], fence=False)
     try:
-        x = wire.decode(*[b'{"$tensor": ["torch.float64", [2], 16]}', b"\0" * 16])
-        assert worker.ask(opinion, x) == [False, False, 2, 0.0, False] and worker.ask(probes.value, "ready") == 1
+        ready, told = worker.ask(probes.value, "ready"), worker.ask(opinion, torch.zeros(2))
     finally:
         worker.stop()
+    assert ready == 1, "the cells have run"
+    assert told == [False, False, 2, 0.0, False]
 
 
-@FENCED
-def test_what_a_submission_sees():
-    """Neither this machine's files, environment and network nor the tests: only Python and the course's packages."""
-    os.environ["A_SECRET"] = "secret"
-    look = f"""
+LOOK = """
 import glob, os, socket
-from pathlib import Path
-seen = {{"environment": sorted(os.environ), "root": sorted(os.listdir("/"))}}
-seen["project"] = os.path.exists({str(ROOT / "assignments")!r})
+seen = {"environment": sorted(os.environ), "root": sorted(os.listdir("/"))}
+seen["project"] = os.path.exists(PROJECT)
 seen["tests"] = [p for p in glob.glob("/course/**", recursive=True) if "assignments" in p or "harmless" in p]
 seen["passwords"] = os.path.exists("/etc/shadow")
 try:
@@ -285,12 +283,17 @@ except OSError:
     seen["write"] = "closed"
 seen["processes"] = [name for name in os.listdir("/proc") if name.isdigit()]
 """
-    worker = fence.Worker("", [look])
+
+
+@FENCED
+def test_what_a_submission_sees(monkeypatch):
+    """Neither this machine's files, environment and network nor the tests: only Python and the course's packages."""
+    monkeypatch.setenv("A_SECRET", "secret")
+    worker = fence.Worker("", [f"PROJECT = {str(ROOT / 'assignments')!r}", LOOK])
     try:
         seen = worker.ask(probes.value, "seen")
     finally:
         worker.stop()
-        del os.environ["A_SECRET"]
     assert "A_SECRET" not in seen["environment"] and not seen["project"] and not seen["tests"] and not seen["passwords"]
     assert (seen["network"], seen["write"]) == ("closed", "closed") and len(seen["processes"]) <= 3
     assert not {"home", "mnt", "media", "srv", "opt", "var"} & set(seen["root"])
