@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LEAST_EXERCISES, LEAST_WRONG = 3, 6
+LEAST_EXERCISES, LEAST_RIGHT, LEAST_WRONG = 3, 2, 6  # of a sheet; of an exercise, beside its solution
 
 
 class Exercise:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from course_exercises import asking, probes, reference
-from course_exercises.authoring import Assignment, Task, helpers_of
+from course_exercises.authoring import LEAST_RIGHT, LEAST_WRONG, Assignment, Task, helpers_of
 
 
 @dataclass
@@ -97,8 +97,10 @@ def problems(assignment: Assignment) -> list[str]:
                 told.append(f"{where}: the wrong answer {called} passes")
             elif message not in said[0]:
                 told.append(f"{where}: the wrong answer {called} is told {said[0]!r}, not {message!r}")
-        if len(task.right) < 2:
-            told.append(f"{where}: has {len(task.right)} other right ways, and needs 2 (right_...)")
-        if len(task.wrong) < 6:
-            told.append(f"{where}: has {len(task.wrong)} wrong answers, and needs 6")
+        for what, found, least in (
+            ("other right ways", task.right, LEAST_RIGHT),
+            ("wrong answers", task.wrong, LEAST_WRONG),
+        ):
+            if len(found) < least:
+                told.append(f"{where}: has {len(found)} {what}, and needs {least}")
     return told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import textwrap
 from pathlib import Path
 
@@ -94,21 +93,18 @@ def assignments(root: Path, words: list[str] | None = None, variant: str | None 
     """Build everything from the masters: the practice edition into exercises/, or a graded variant into build/."""
     edition, chosen = edition_of(variant), choose_assignments(root, words)
     staff = root / "build/assignments" / edition
-    if variant is not None:
-        shutil.rmtree(staff, ignore_errors=True)
+    copies = root / COPIES if variant is None else staff / "student"
     for name in chosen:
         assignment = load(root, name, variant)
-        copies = staff / "student" if variant is not None else root / COPIES
         for path, text in student_files(root, assignment, edition).items():
-            if variant is None or not path.endswith("_solutions.md"):
-                _write(copies / path, text)
+            _write(copies / path, text)
         for path, text in staff_files(root, assignment, edition).items():
             _write(staff / path, text)
         told = f"{len(assignment.tasks)} exercises, {sum(task.points for task in assignment.tasks)} points"
         print(f"{name}: {told}, {sum(task.of.minutes for task in assignment.tasks)} minutes")
-    _write((staff / "student" if variant is not None else root / COPIES) / "AGENTS.md", TUTOR)
+    _write(copies / "AGENTS.md", TUTOR)
     if variant is None:
-        _write(root / COPIES / "overview.md", overview_page(root))
+        _write(copies / "overview.md", overview_page(root))
         print(
             f"Student copies and solutions are in {COPIES}/, instructor copies and tests in {staff.relative_to(root)}/"
         )

@@ -35,13 +35,9 @@ class Broken(Exception):
 
 def fenced() -> bool:
     """Whether bubblewrap is there and works."""
+    command = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
     try:
-        return (
-            subprocess.run(
-                ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"], capture_output=True, timeout=20
-            ).returncode
-            == 0
-        )
+        return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
