@@ -5,7 +5,7 @@ notebook, or, when a copy is graded, in a fenced process of its own, so that a c
 """
 
 from course_exercises import probes
-from course_exercises.asking import NotAttempted, Wrong, ask_here, need
+from course_exercises.asking import NotAttempted, Wrong, ask_here, need, number_of
 from course_exercises.notebook import Checks
 
-__all__ = ["Checks", "NotAttempted", "Wrong", "ask_here", "need", "probes"]
+__all__ = ["Checks", "NotAttempted", "Wrong", "ask_here", "need", "number_of", "probes"]

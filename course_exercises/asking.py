@@ -39,6 +39,14 @@ def made(name: str, result: Any) -> Any:
     return result
 
 
+def number_of(found: Any, name: str) -> float:
+    """An answer as a number; raises Wrong if it is none."""
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"{name} should be a number, not {found!r}") from None
+
+
 def explain(error: BaseException) -> str:
     """An error of the student's code in one line."""
     text = " ".join(str(error).split())

@@ -133,6 +133,19 @@ def trace(network: nn.Module, shape: list[int]) -> dict:
     }
 
 
+def macs_of(layers: list[dict]) -> int:
+    """The multiply-accumulates of the convolutions and linear layers of an `outline`, for one image."""
+    total = 0
+    for layer in layers:
+        if layer["kind"] == "Conv2d":
+            across, down = layer["kernel_size"]
+            _, channels, height, width = layer["out"]
+            total += across * down * layer["in_channels"] // layer["groups"] * channels * height * width
+        elif layer["kind"] == "Linear":
+            total += layer["in_features"] * layer["out_features"]
+    return total
+
+
 def run(
     names: dict,
     name: str,

@@ -32,9 +32,8 @@ def names_of(assignment: Assignment, code: str, task: Task) -> dict[str, Any]:
 
 def checks_of(assignment: Assignment, task: Task) -> dict[str, Any]:
     """The functions of an exercise's checks, as they run where copies are graded."""
-    names: dict[str, Any] = {
-        "probes": probes, "need": asking.need, "Wrong": asking.Wrong, "need_same": reference.need_same
-    }  # fmt: skip
+    names: dict[str, Any] = {part.__name__: part for part in (asking.need, asking.number_of, asking.Wrong)}
+    names |= {"probes": probes, "need_same": reference.need_same}
     sources = [part.source for part in task.checks]
     exec(compile("\n\n".join([helpers_of(assignment, sources), *sources]), f"<checks of {task.name}>", "exec"), names)
     return {part.name: names[part.name] for part in task.checks}

@@ -106,7 +106,7 @@ def answer(request: dict, names: dict[str, Any], put_back: Callable[[], None]) -
     try:
         with _limited(PROBE_SECONDS):
             if "source" in request:
-                space = {"probes": probes, "Wrong": asking.Wrong, "need": asking.need}
+                space = {"probes": probes, "Wrong": asking.Wrong, "need": asking.need, "number_of": asking.number_of}
                 exec(compile(request["source"], "<probe>", "exec"), space)
                 probe = space[request["probe"]]
             else:

@@ -238,7 +238,7 @@ def _checks_cell(assignment: Assignment) -> str:
     hidden = {task.name: sum(part.hidden for part in task.checks) for task in assignment.tasks}
     parts = [
         "# @title Checks: run this cell, there is no need to read it",
-        "from course_exercises import Checks, Wrong, need, probes",
+        "from course_exercises import Checks, Wrong, need, number_of, probes",
         f"check = Checks(globals(), hidden={ {name: count for name, count in hidden.items() if count}!r})".replace(
             "= {", "={"
         ),
@@ -260,7 +260,7 @@ def test_file(assignment: Assignment, task: Task) -> str:
     sources = [part.source for part in task.checks]
     head = f'''"""{assignment.name}: {task.title}"""
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.reference import need_same
 from otter.test_files import test_case
 

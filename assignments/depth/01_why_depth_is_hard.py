@@ -5,7 +5,7 @@ and design one that could. Do the chapter first; its sections 3 to 7 are what yo
 than a second.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 
 
@@ -13,14 +13,6 @@ def setup():
     import torch
     from torch import nn
     from torch.nn import functional as F
-
-
-def number_of(found, name):
-    """An answer as a float; Wrong if it is none."""
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        raise Wrong(f"{name} should be a number, not {found!r}") from None
 
 
 LETTERS = ("A", "B", "C", "D")

@@ -5,7 +5,7 @@ recipe, and find out why a training that was killed does not go on as it should.
 6 and 9 are the ones that you need most.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 
 
@@ -148,7 +148,7 @@ class SixTimesAndTwo(Exercise):
     def written(ask, values):
         """Five whole numbers."""
         for name in FIVE:
-            number = number_of(ask, name)
+            number = number_of(ask(probes.value, name), name)
             need(
                 number > 0 and number == round(number),
                 f"{name} counts something: it should be a whole number above zero",
@@ -157,18 +157,18 @@ class SixTimesAndTwo(Exercise):
     @check(points=1, hidden=True)
     def the_depth(ask, values, reference):
         """Depth from n, and n from the depth."""
-        found, n = number_of(ask, "depth"), values.n
+        found, n = number_of(ask(probes.value, "depth"), "depth"), values.n
         need(found != 6 * n + 4, "depth: a 1x1 convolution on a shortcut lies beside the longest way")
         need(found not in (6 * n, 6 * n + 1), "depth: do the stem and the linear layer count?")
         need(found == reference["depth"], "depth is not right: how many convolutions has a basic block on its branch?")
-        found = number_of(ask, "blocks")
+        found = number_of(ask(probes.value, "blocks"), "blocks")
         need(found != 3 * values.other, "blocks: that is all blocks together; each stage was asked for")
         need(found == values.other, "blocks is not right: take the stem and the linear layer off the depth first")
 
     @check(points=1, hidden=True)
     def all_parameters(ask, values, reference):
         """Parameters of the network."""
-        w, off = values.width, number_of(ask, "parameters") - reference["parameters"]
+        w, off = values.width, number_of(ask(probes.value, "parameters"), "parameters") - reference["parameters"]
         told = {
             -(10 * w**2 + 12 * w): "are the two projections counted?",
             -12 * w: "are the norms on the shortcuts counted?",
@@ -182,23 +182,14 @@ class SixTimesAndTwo(Exercise):
     @check(points=1, hidden=True)
     def the_rest(ask, values, reference):
         """What a block more costs, and the size of the last maps."""
-        w, off = values.width, number_of(ask, "growth") - reference["growth"]
+        w, off = values.width, number_of(ask(probes.value, "growth"), "growth") - reference["growth"]
         told = {
             -28 * w: "are the norms counted?",
             -80 * w**2 + 12 * w: "a block that is added never changes the shape",
         }
         need(off == 0, f"growth is off by {off:+,.0f}: {told.get(off, 'each of the three stages gets one block more')}")
-        found = number_of(ask, "side")
+        found = number_of(ask(probes.value, "side"), "side")
         need(found == reference["side"], "side is not right: which of the three stages begin with stride 2?")
-
-
-def number_of(ask, name):
-    """What the student has called `name`, as a number."""
-    found = ask(probes.value, name)
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        need(False, f"{name} should be a number, not {found!r}")
 
 
 class CropAndFlip(Exercise):

@@ -4,7 +4,7 @@ You count mistakes class by class, work out how honest a network's confidence is
 as it is, and mend a test that flatters. Do the chapter first; its sections 4, 5, 6 and 8 are the ones that you need.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 
 
@@ -349,7 +349,7 @@ class CalibrationByHand(Exercise):
     @check(points=1)
     def written(ask, values):
         """Four numbers that are possible."""
-        found = {name: number_of(ask, name) for name in NUMBERS}
+        found = {name: number_of(ask(probes.value, name), name) for name in NUMBERS}
         need(found["error"] < 1, "error should be a fraction, not per cent")
         need(-1 < found["excess"] < 1, "excess should be a fraction, not per cent")
         need(found["error"] >= 0, "error is a mean distance: it cannot be below zero")
@@ -359,7 +359,7 @@ class CalibrationByHand(Exercise):
     @check(points=1, hidden=True)
     def the_error(ask, values, reference):
         """The expected calibration error."""
-        found, right = number_of(ask, "error"), reference["error"]
+        found, right = number_of(ask(probes.value, "error"), "error"), reference["error"]
         gaps = [sure - hit / count for sure, hit, count in zip(values.confidence, values.right, values.pictures)]
         need(abs(found - right * 100) > 0.05, "error is in per cent: a fraction was asked for")
         need(abs(found - abs(reference["excess"])) > 6e-4, "error: take the distance in each bin before you average")
@@ -369,7 +369,7 @@ class CalibrationByHand(Exercise):
     @check(points=1, hidden=True)
     def the_excess(ask, values, reference):
         """Too sure or not sure enough, over all pictures."""
-        found, right = number_of(ask, "excess"), reference["excess"]
+        found, right = number_of(ask(probes.value, "excess"), "excess"), reference["excess"]
         need(abs(found + right) > 6e-4, "excess has the other sign: confidence less share of right answers")
         need(
             abs(found - right) <= 6e-4,
@@ -379,7 +379,7 @@ class CalibrationByHand(Exercise):
     @check(points=2, hidden=True)
     def temperatures(ask, values, reference):
         """What a temperature does, and which one is needed."""
-        found, right = number_of(ask, "cooled"), reference["cooled"]
+        found, right = number_of(ask(probes.value, "cooled"), "cooled"), reference["cooled"]
         need(
             abs(found - values.before / values.temperature) > 6e-4,
             "cooled: the logits are divided, not the probability",
@@ -388,18 +388,9 @@ class CalibrationByHand(Exercise):
         need(
             abs(found - right) <= 6e-4, "cooled is not right: which difference of the two logits has that probability?"
         )
-        found, right = number_of(ask, "needed"), reference["needed"]
+        found, right = number_of(ask(probes.value, "needed"), "needed"), reference["needed"]
         need(found > 1, "needed: to make a network less sure, should the temperature be above or below one?")
         need(abs(found - right) <= 6e-3, "needed is not right: compare the differences of logits before and after")
-
-
-def number_of(ask, name):
-    """What the student has called `name`, as a number."""
-    found = ask(probes.value, name)
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        need(False, f"{name} should be a number, not {found!r}")
 
 
 class HeadOnly(Exercise):

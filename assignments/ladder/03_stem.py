@@ -4,7 +4,7 @@ You build a stem for small images, work out by hand where a stem spends its mult
 stem does to the whole network, and design an entry of your own that has to keep within a budget. Do the chapter first.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 from course_exercises.reference import need_same
 
@@ -12,14 +12,6 @@ from course_exercises.reference import need_same
 def setup():
     import torch
     from torch import nn
-
-
-def number_of(found, name):
-    """A number of the student's, or what is wrong with it."""
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        need(False, f"{name} should be a number, not {found!r}")
 
 
 def numbers_of(found, name, length):

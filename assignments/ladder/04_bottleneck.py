@@ -5,7 +5,7 @@ and convolution round and predict what that does to a new block, and write the c
 the chapter first. What chapters 2 and 3 have built, the shortcut and the stem, is given in the first cell.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 from course_exercises.reference import need_same
 
@@ -28,14 +28,6 @@ def setup():
             layers += [nn.Conv2d(before, width, 3, 1 if number else 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             before = width
         return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
-
-
-def number_of(found, name):
-    """A number of the student's, or what is wrong with it."""
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        need(False, f"{name} should be a number, not {found!r}")
 
 
 class Bottleneck(Exercise):

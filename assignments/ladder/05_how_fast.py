@@ -5,21 +5,13 @@ mend the code by which somebody has compared two recipes. Do the chapter first. 
 second.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 
 
 def setup():
     import torch
     from scipy.special import stdtrit
-
-
-def number_of(found, name):
-    """An answer as a float; Wrong if it is none."""
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        raise Wrong(f"{name} should be a number, not {found!r}") from None
 
 
 def seconds_of_epoch(million_macs, size, images, gflops, percent):

@@ -893,7 +893,7 @@ class SmallAlexnet(Exercise):
     def budgets(ask, values):
         """Parameters and MACs."""
         found = ask(probes.outline, "small_alexnet", [1, 3, values.size, values.size])
-        parameters, macs = found["parameters"], macs_of(found["layers"])
+        parameters, macs = found["parameters"], probes.macs_of(found["layers"])
         need(
             parameters <= values.max_parameters,
             f"it has {parameters:,} parameters: too many parameters; where are most of them?",
@@ -928,18 +928,6 @@ def lost_rows(layer):
     ]
     kernel, stride, padding = (max(number) for number in numbers)
     return side + padding - ((max(layer["out"][2:]) - 1) * stride + kernel)
-
-
-def macs_of(layers):
-    """The multiply-accumulates of the convolutions and linear layers that ran, for one image."""
-    total = 0
-    for layer in layers:
-        if layer["kind"] == "Conv2d":
-            window = layer["kernel_size"][0] * layer["kernel_size"][1] * layer["in_channels"] // layer["groups"]
-            total += window * layer["out"][1] * layer["out"][2] * layer["out"][3]
-        elif layer["kind"] == "Linear":
-            total += layer["in_features"] * layer["out_features"]
-    return total
 
 
 def inside_of(names, name, images):

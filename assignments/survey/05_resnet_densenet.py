@@ -4,7 +4,7 @@ You count the channels of a DenseNet, write its two parts, mend a stage of resid
 what a sum forgets. Do the chapters on ResNet and DenseNet first; a pencil helps with the first exercise and the last.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 from course_exercises.reference import need_same
 
@@ -12,14 +12,6 @@ from course_exercises.reference import need_same
 def setup():
     import torch
     from torch import nn
-
-
-def number_of(found, name):
-    """A number of the student's."""
-    try:
-        return float(found)
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"{name} should be a number, not {found!r}") from None
 
 
 def widths_of(ask):

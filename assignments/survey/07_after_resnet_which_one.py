@@ -4,7 +4,7 @@ You split a convolution in two and count what that saves, write a gate, read a t
 spread, and design a network for a small device. Do the chapters "After ResNet" and "Which one should I choose?" first.
 """
 
-from course_exercises import Wrong, need, probes
+from course_exercises import Wrong, need, number_of, probes
 from course_exercises.authoring import Exercise, check
 from course_exercises.reference import need_same
 
@@ -12,15 +12,6 @@ from course_exercises.reference import need_same
 def setup():
     import torch
     from torch import nn
-
-
-def number_of(ask, name):
-    """A number of the student's."""
-    found = ask(probes.value, name)
-    try:
-        return float(found)
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"{name} should be a number, not {found!r}") from None
 
 
 def names_of(ask, name, costs):
@@ -190,8 +181,8 @@ class Separable(Exercise):
     def numbers(ask, values):
         """Three numbers."""
         for name in ("full_macs", "separable_macs", "limit"):
-            number_of(ask, name)
-        need(0 <= number_of(ask, "limit") <= 100, "limit is in per cent")
+            number_of(ask(probes.value, name), name)
+        need(0 <= number_of(ask(probes.value, "limit"), "limit") <= 100, "limit is in per cent")
 
     @check(points=1, hidden=True)
     def same_function(ask, values, reference):
@@ -207,7 +198,7 @@ class Separable(Exercise):
     def macs(ask, values, reference):
         """The MACs of both."""
         for name in ("full_macs", "separable_macs"):
-            factor = number_of(ask, name) / reference[name]
+            factor = number_of(ask(probes.value, name), name) / reference[name]
             told = "which window, from how many channels to how many, at how many pixels?"
             if abs(factor - 4) < 1e-9:
                 told = "four times too many: at how many pixels is the output?"
@@ -216,7 +207,7 @@ class Separable(Exercise):
     @check(points=1, hidden=True)
     def in_the_limit(ask, values, reference):
         """What is left with many channels."""
-        found, right = number_of(ask, "limit"), reference["limit"]
+        found, right = number_of(ask(probes.value, "limit"), "limit"), reference["limit"]
         need(abs(found - right / 100) > 2e-3, "limit is a fraction: per cent were asked for")
         need(
             abs(found - right) < 0.06, "limit is not right: which of the two parts stays, with more and more channels?"
@@ -644,23 +635,11 @@ class ParetoFront(Exercise):
         """The number of runs."""
         import math
 
-        found, right = number_of(ask, "runs"), reference["runs"]
+        found, right = number_of(ask(probes.value, "runs"), "runs"), reference["runs"]
         told = "put it into the formula, and n - 1 as well"
         if found == math.ceil(2 * (values.spread / values.gap) ** 2):
             told = "the difference should be twice the spread"
         need(found == right, f"runs is not right: {told}")
-
-
-def macs_of(layers):
-    """MACs of convolutions and linear layers for one image."""
-    total = 0
-    for layer in layers:
-        if layer["kind"] == "Conv2d":
-            kernel, (_, channels, height, width) = layer["kernel_size"], layer["out"]
-            total += kernel[0] * kernel[1] * layer["in_channels"] // layer["groups"] * channels * height * width
-        elif layer["kind"] == "Linear":
-            total += layer["in_features"] * layer["out_features"]
-    return total
 
 
 def windows_of(layers):
@@ -878,7 +857,7 @@ class ForASmallDevice(Exercise):
             found["parameters"] <= values.max_parameters,
             f"it has {found['parameters']:,} parameters: too many for the budget",
         )
-        macs = macs_of(found["layers"])
+        macs = probes.macs_of(found["layers"])
         need(macs <= values.max_macs, f"it has {macs:,} MACs: too many for the budget")
         need(macs > 100_000, "it has next to no MACs: are all convolutions modules?")
 
